@@ -1,0 +1,38 @@
+# Thin: everything here is also `python -m export ...` and `python -m runtime ...`.
+
+TARGET  ?= android
+MODEL   ?= tiny
+RECIPE  ?= int4
+FORMATS ?=
+BUNDLE  ?= dist/$(TARGET)/$(notdir $(MODEL))-$(RECIPE)
+
+PYTHON ?= python3
+VENV   ?= .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: export verify test lint clean
+
+export: $(READY)
+	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)"
+
+verify: $(READY)
+	$(RUN) -m runtime verify $(BUNDLE)
+
+test: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf build dist
+
+# torch goes into the same command as what needs it, or pip takes a CUDA build of several GB.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[dev]'
+	touch $@
