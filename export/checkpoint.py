@@ -1,0 +1,93 @@
+"""The quantized checkpoint: a standard compressed-tensors model, and beside it the record of how it was made.
+
+The tied embedding cannot be loaded packed by transformers 5.23 (it ties only dense weights). The standard part
+therefore holds its dequantized values, exact in the dtype they are stored in, and `embedding.safetensors` its codes.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from export.schemes import Scheme
+from export.sources import Source, open_source, read_header
+from export.weights import Packed
+from runtime import manifest
+from runtime.errors import UserError
+
+RECORD = "quantization.json"
+EMBEDDING_CODES = "embedding.safetensors"
+
+
+class TensorError(manifest.Record):
+    """How far a quantized weight is from its source, as rms of the difference over rms of the weight."""
+
+    name: str
+    error: float
+    plain_error: float  # had each scale just covered the largest weight of its group
+
+
+class QuantizationRecord(manifest.Record):
+    """`quantization.json`: everything about the weights that a bundle's manifest repeats, and where they came from."""
+
+    source: manifest.Source
+    source_path: str
+    plan: dict[str, Any]  # what must be equal for the checkpoint to serve again
+    recipe: manifest.Recipe
+    tensors: list[manifest.TensorDigest]
+    errors: list[TensorError]
+    error: float  # over all quantized weights
+    plain_error: float
+
+
+def read_record(folder: Path) -> QuantizationRecord | None:
+    """None where the folder is no quantized checkpoint of this version."""
+    try:
+        return QuantizationRecord.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class CheckpointWeights:
+    """`Weights` of a quantized checkpoint, mapped from its files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source: Source = open_source(folder)
+        codes = folder / EMBEDDING_CODES
+        if codes.exists():
+            self._codes = Source(folder, self.config, {stored.name: stored for stored in read_header(codes)})
+        else:
+            self._codes = Source(folder, self.config, {})
+
+    @cached_property
+    def config(self) -> Any:
+        """Gemma4UnifiedConfig"""
+        return self.source.config
+
+    def dense(self, name: str) -> NDArray[np.float32]:
+        packed = self.packed(name)
+        if packed is not None:
+            return packed.dense
+        if name not in self.source.tensors:
+            raise UserError(f"{self.source.folder} has no {name}: quantize the checkpoint again")
+        return self.source.rows(name).float().numpy()
+
+    def packed(self, name: str) -> Packed | None:
+        module = name.removesuffix(".weight")
+        for source in (self._codes, self.source):
+            if f"{module}.weight_packed" in source.tensors:
+                return _read_packed(source, module)
+        return None
+
+
+def _read_packed(source: Source, module: str) -> Packed:
+    columns = int(source.rows(f"{module}.weight_shape")[1])
+    codes = source.rows(f"{module}.weight_packed").view(torch.uint8).numpy()
+    scales = source.rows(f"{module}.weight_scale").float().numpy()
+    groups = scales.shape[1]
+    scheme = Scheme(codes.shape[1] * 8 // columns, None if groups == 1 else columns // groups)
+    return Packed(scheme, codes, scales)

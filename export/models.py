@@ -1,0 +1,48 @@
+"""From what a user calls a model to a folder: `tiny`, a folder, or an id on the Hugging Face hub."""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from runtime.errors import UserError
+
+EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "checkpoint"}
+WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
+
+
+def find_model(name: str) -> Path:
+    """Folder of a checkpoint; downloads it, resuming, where the name is an id on the hub.
+
+    Raises:
+        UserError: no such folder, no such id, or no network.
+    """
+    if name in EMBEDDED:
+        return EMBEDDED[name]
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"no model {name!r}: name a folder, an id such as google/gemma-4-12B-it, or {_embedded()}")
+    return _download(name)
+
+
+def model_name(name: str) -> str:
+    """What its bundles are called: the last part of a folder or id."""
+    return name if name in EMBEDDED else Path(name).resolve().name
+
+
+def _download(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED))
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"the hub has no model {name!r} for you: check the id, or log in with `hf auth login`"
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name} could not be downloaded ({reason}): run again when there is network, it resumes; or "
+                        "name a folder that holds the checkpoint") from None  # fmt: skip
+
+
+def _embedded() -> str:
+    return " or ".join(map(repr, EMBEDDED))

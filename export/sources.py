@@ -1,0 +1,164 @@
+"""Source checkpoints: Hugging Face folders of safetensors, opened lazily, one tensor or some rows at a time.
+
+Tensors go by the names of the transformers modules that will hold them; published files use a few other names, which
+transformers' own conversion table translates.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import rename_source_key
+
+from runtime.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MODEL_TYPE = "gemma4_unified"
+PACKED_SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies."""
+
+    name: str  # of the module's parameter
+    key: str  # in its file
+    file: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@dataclass
+class Source:
+    """An opened checkpoint. Nothing is read but headers until rows are asked for."""
+
+    folder: Path
+    config: Any  # Gemma4UnifiedConfig
+    tensors: dict[str, Stored]  # by name, in the order they lie in their files
+    _files: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is a compressed-tensors checkpoint already."""
+        return getattr(self.config, "quantization_config", None) is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 that changes whenever a file does, without reading the weights."""
+        files = sorted({stored.file for stored in self.tensors.values()} | {"config.json"})
+        facts = [(name, (stat := (self.folder / name).stat()).st_size, stat.st_mtime_ns) for name in files]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Some rows of a tensor in its own dtype, mapped from the file where the library can."""
+        stored = self.tensors[name]
+        if stored.file not in self._files:
+            self._files[stored.file] = safe_open(self.folder / stored.file, framework="pt")
+        piece = self._files[stored.file].get_slice(stored.key)
+        return piece[start:stop] if stored.shape else piece[...]
+
+
+def open_source(folder: Path) -> Source:
+    """Opens a checkpoint and checks all that its headers can tell.
+
+    Raises:
+        UserError: a file is missing or cut short, the index names a tensor that no file has, the model is another,
+            or names or shapes contradict the config.
+    """
+    config = _read_config(folder)
+    source = Source(folder, config, {stored.name: stored for stored in _read_headers(folder)})
+    _compare_with_config(source)
+    return source
+
+
+def _read_config(folder: Path) -> Any:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.json: name a folder in Hugging Face layout, or a model id")
+    try:
+        model_type = json.loads(path.read_text()).get("model_type")
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): download it again") from None
+    if model_type != MODEL_TYPE:
+        raise UserError(f"{path}: model_type is {model_type!r}, only {MODEL_TYPE!r} (Gemma 4 12B) can be exported")
+    return AutoConfig.from_pretrained(folder)
+
+
+def _read_headers(folder: Path) -> Iterator[Stored]:
+    """Every tensor of every shard."""
+    index = _read_index(folder)
+    for file in sorted(set(index.values())) if index else [SINGLE]:
+        stored = list(read_header(folder / file))
+        keys = {tensor.key for tensor in stored}
+        for key in (key for key, where in index.items() if where == file and key not in keys):
+            raise UserError(f"{folder / INDEX} names {key}, which {file} does not have: download both again")
+        yield from stored
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """Tensor to file; empty for a checkpoint of one file."""
+    if (folder / INDEX).is_file():
+        return json.loads((folder / INDEX).read_text())["weight_map"]
+    if not (folder / SINGLE).is_file():
+        raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}: download the checkpoint's weights")
+    return {}
+
+
+def read_header(path: Path) -> Iterator[Stored]:
+    """Every tensor of one file, in the order of their bytes. Raises UserError for a missing or damaged file."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: download the checkpoint again")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for key in opened.offset_keys():
+                piece = opened.get_slice(key)
+                dtype = _DTYPES.get(piece.get_dtype())
+                if dtype is None:
+                    raise UserError(f"{path}: {key} is {piece.get_dtype()}, which cannot be read here")
+                yield Stored(module_name(key), key, path.name, tuple(piece.get_shape()), dtype)
+    except SafetensorError as error:
+        raise UserError(f"{path} is cut short or damaged ({error}): download it again") from None
+
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
+           "I64": torch.int64, "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
+_RENAMINGS = get_checkpoint_conversion_mapping(MODEL_TYPE)
+
+
+def module_name(key: str) -> str:
+    """A published file's name for a tensor -> that of the transformers module's parameter."""
+    return rename_source_key(key, _RENAMINGS, [])[0]
+
+
+def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint of this config must hold, asked of transformers' own model without its memory."""
+    with torch.device("meta"):
+        model = Gemma4UnifiedForConditionalGeneration(config)
+    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def _compare_with_config(source: Source) -> None:
+    packed = {name.removesuffix(".weight_packed") + ".weight" for name in source.tensors if name.endswith("_packed")}
+    for name, shape in expected_shapes(source.config).items():
+        stored = source.tensors.get(name)
+        if stored is None and name not in packed:
+            raise UserError(
+                f"{source.folder}: the weights lack {name}, which config.json asks for: download them again"
+            )
+        if stored is not None and stored.shape != shape:
+            raise UserError(f"{source.folder}: {name} is {list(stored.shape)} but config.json makes it {list(shape)}: "
+                            "weights and config are of different models")  # fmt: skip

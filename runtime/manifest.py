@@ -1,0 +1,193 @@
+"""The schema of a bundle's `manifest.json`, which export, runtime and both apps share.
+
+A bundle is a folder: one folder of artifacts per format, the checkpoint's tokenizer, template and processor files,
+`goldens/`, and the manifest, which names every other file. Paths in it are relative and use forward slashes.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runtime.errors import UserError
+
+FORMAT_VERSION = 1
+FILE = "manifest.json"
+SCHEMA_FILE = "manifest.schema.json"
+
+
+class Record(BaseModel):
+    """Frozen, and strict about unknown keys, so that a change of the schema cannot pass unseen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Record):
+    """The checkpoint that everything was made from."""
+
+    name: str
+    revision: str | None  # commit on the model hub, where it came from there
+    sha256: str  # of names, shapes and bytes of its weights' files
+    model_type: str
+    licence: str
+
+
+class Recipe(Record):
+    """How the weights were quantized."""
+
+    name: str
+    description: str
+    bits_per_weight: float  # scales included, over all weights
+    kv_bits: Literal[8, 32]  # of the keys and values in the cache
+
+
+class File(Record):
+    """One file of the bundle."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+
+
+class Port(Record):
+    """An input or output of an artifact; a named axis is dynamic."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class Program(Record):
+    """One graph of an artifact."""
+
+    file: str
+    inputs: list[Port]
+    outputs: list[Port]
+
+
+class Artifact(Record):
+    """What the bundle holds for one format: its programs by role (`decoder`, `embedding`, `vision`, `speech`)."""
+
+    programs: dict[str, Program]
+    kv_scales: dict[int, tuple[float, float]] | None = None  # of keys and values by layer, where the cache is int8
+
+
+class Tokens(Record):
+    """Ids with a meaning of their own."""
+
+    bos: int
+    eos: list[int]
+    pad: int
+    suppress: list[int]
+    image: int | None
+    audio: int | None
+    video: int | None
+    begin_image: int | None
+    end_image: int | None
+    begin_audio: int | None
+    end_audio: int | None
+
+
+class Sampling(Record):
+    """The checkpoint's own generation defaults."""
+
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+class Limits(Record):
+    """How much goes in."""
+
+    context: int  # positions
+    sliding_window: int  # positions
+    image_soft_tokens: int | None  # per image
+    audio_soft_tokens: int | None  # per clip
+    minimum_memory: int  # bytes: weights, cache at 4096 positions and what the engine adds
+
+
+class TensorDigest(Record):
+    """A weight as it left the quantizer. Artifacts store these very values, in the widths their engines want."""
+
+    name: str  # of the module's parameter in the source checkpoint
+    shape: tuple[int, ...]
+    dtype: str  # of the source: "bfloat16"; of quantized codes "int4" or "int8"
+    group: int | None = None  # inputs that share a scale; None: a whole row, or not quantized
+    sha256: str  # of the values' bytes in that dtype, little-endian, row-major; of the packed codes where quantized
+    scales_sha256: str | None = None  # of the scales as bfloat16
+
+
+class Golden(Record):
+    """A prompt with what the quantized reference makes of it: `goldens/<name>.json` and `.safetensors`."""
+
+    name: str
+    modality: Literal["text", "image", "audio", "long"]
+    file: str
+    tensors: str
+
+
+class Measure(Record):
+    """One figure of a verification, and its gate."""
+
+    check: str  # files, bytes, template, goldens, lowering, quantization, preprocessing
+    engine: str | None
+    modality: str | None
+    name: str
+    value: float
+    bound: float | None  # None: reported, not gated
+    at_least: bool = False  # the bound is the smallest value that passes, not the largest
+    passed: bool
+    note: str = ""
+
+
+class Verification(Record):
+    """What was measured, when the bundle was made."""
+
+    ran: list[str]  # names of checks
+    skipped: dict[str, str]  # name of check to the reason
+    measures: list[Measure]
+    passed: bool
+
+
+class Manifest(Record):
+    """All that a phone, a CI machine or another team needs to know of a bundle."""
+
+    format_version: int
+    target: str
+    source: Source
+    recipe: Recipe
+    artifacts: dict[str, Artifact]
+    files: list[File]
+    tokens: Tokens
+    sampling: Sampling
+    limits: Limits
+    tensors: list[TensorDigest]
+    goldens: list[Golden]
+    tools: dict[str, str]  # package to version
+    verification: Verification | None = None
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Raises:
+    UserError: the folder is no bundle, or its manifest is not of this version's schema.
+    """
+    path = bundle / FILE
+    if not path.is_file():
+        raise UserError(f"{bundle} holds no {FILE}: name a folder that `make export` wrote under dist/")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}; export the bundle again with this version") from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise UserError(f"{path}: format_version {manifest.format_version}, this version reads {FORMAT_VERSION}")
+    return manifest
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
+    """The manifest and, beside it, its JSON Schema."""
+    (bundle / SCHEMA_FILE).write_text(json.dumps(Manifest.model_json_schema(), indent=1) + "\n")
+    (bundle / FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
