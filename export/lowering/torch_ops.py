@@ -1,0 +1,169 @@
+"""The vocabulary in torch, run eagerly: what the description means, before any engine.
+
+Heads are [1, T, heads, head_dim]. A sliding layer's cache is a ring that holds a window and one step; a full layer's
+holds the whole context.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.config import Layer, Text
+
+HIDDEN = -1e30  # added to the score of a position that must not be seen; finite, so that no row becomes NaN
+Load = Callable[[str], Tensor]  # a weight by its name, fp32
+
+
+class Cache(nn.Module):
+    """Keys and values of one layer, each [kv_heads, slots, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, layer: Layer, max_context: int, max_step: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.slots = min(layer.window - 1 + max_step, max_context) if layer.window else max_context
+        shape = (layer.kv_heads, self.slots, layer.head_dim)
+        self.register_buffer("keys", torch.zeros(shape, dtype=dtype), persistent=False)
+        self.register_buffer("values", torch.zeros(shape, dtype=dtype), persistent=False)
+
+    def write(self, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Stores heads k, v at int [T] positions."""
+        slots = positions % self.slots
+        self.keys.index_copy_(1, slots, k[0].transpose(0, 1).to(self.keys.dtype))
+        self.values.index_copy_(1, slots, v[0].transpose(0, 1).to(self.values.dtype))
+
+
+def new_caches(text: Text, max_context: int, max_step: int, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
+    """By index, as strings, of the layers that own one."""
+    owners = [layer for layer in text.layers if layer.owns_cache]
+    return nn.ModuleDict({str(layer.index): Cache(layer, max_context, max_step, dtype) for layer in owners})
+
+
+@dataclass
+class Step:
+    """One call: where its tokens stand, which image each belongs to (-1: none), and the caches it extends."""
+
+    positions: Tensor  # int64 [T], consecutive
+    blocks: Tensor  # int64 [T]; an image is never split over two steps
+    caches: nn.ModuleDict
+    last_only: bool = False
+    _masks: dict[str, Tensor] = field(default_factory=dict)
+    _angles: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def angles(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each [T, 1, head_dim]; equal for all layers of a kind."""
+        if layer.kind not in self._angles:
+            turns = self.positions[:, None].float() * torch.tensor(layer.inverse_frequencies)
+            turns = torch.cat((turns, turns), -1)[:, None]
+            self._angles[layer.kind] = turns.cos(), turns.sin()
+        return self._angles[layer.kind]
+
+    def mask(self, layer: Layer) -> Tensor:
+        """[T, slots], added to scores; equal for all layers of a kind."""
+        if layer.kind not in self._masks:
+            seen = self.seen(layer, self.cache(layer).slots)
+            self._masks[layer.kind] = torch.where(seen, 0.0, HIDDEN)
+        return self._masks[layer.kind]
+
+    def cache(self, layer: Layer) -> Cache:
+        """The one the layer attends over."""
+        found = self.caches[str(layer.cache)]
+        assert isinstance(found, Cache)
+        return found
+
+    def seen(self, layer: Layer, slots: int) -> Tensor:
+        """bool [T, slots]: causal or of the same image, within the window, and ever written."""
+        index = torch.arange(slots)
+        held = index + torch.div(self.positions[-1:] - index, slots, rounding_mode="floor") * slots
+        distance = self.positions[:, None] - held
+        seen = distance >= 0
+        if layer.image_blocks:
+            block = torch.full((slots,), -1).index_copy(0, self.positions % slots, self.blocks)
+            seen = seen | ((block == self.blocks[:, None]) & (block >= 0))
+        if layer.window:
+            seen = seen & (distance < layer.window)
+        return seen & (held >= 0)
+
+
+class TorchOps:
+    """Vocabulary[Tensor]"""
+
+    def __init__(self, load: Load, step: Step | None = None) -> None:
+        self.weight = load
+        self._step = step
+
+    @property
+    def step(self) -> Step:
+        """Descriptions without attention need none."""
+        assert self._step is not None
+        return self._step
+
+    def linear(self, x: Tensor, module: str) -> Tensor:
+        return F.linear(x, self.weight(f"{module}.weight"))
+
+    def embed(self, ids: Tensor, module: str) -> Tensor:
+        return F.embedding(ids, self.weight(f"{module}.weight"))
+
+    def grid_embed(self, cells: Tensor, table: str) -> Tensor:
+        rows = self.weight(table)[cells.clamp(min=0), torch.arange(2)]
+        return (rows * (cells >= 0)[..., None]).sum(-2)
+
+    def rms_norm(self, x: Tensor, module: str | None, eps: float) -> Tensor:
+        weight = self.weight(f"{module}.weight") if module else None
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+    def layer_norm(self, x: Tensor, module: str, eps: float) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight(f"{module}.weight"), self.weight(f"{module}.bias"), eps)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
+
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        return torch.tanh(x / cap) * cap
+
+    def split_heads(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, x.shape[-1] // heads))
+
+    def attend(self, q: Tensor, k: Tensor | None, v: Tensor | None, layer: Layer) -> Tensor:
+        cache, angles = self.step.cache(layer), self.step.angles(layer)
+        if k is not None and v is not None:
+            cache.write(self.step.positions, _rotate(k, *angles), v)
+        queries = _by_kv_head(_rotate(q, *angles), layer)
+        scores = torch.bmm(queries, cache.keys.transpose(1, 2).to(q.dtype)) * layer.scale
+        scores = scores.unflatten(1, (layer.group, q.shape[1])) + self.step.mask(layer)
+        found = torch.bmm(scores.softmax(-1).flatten(1, 2), cache.values.to(q.dtype))
+        return _by_position(found, layer)
+
+    def keep_wanted(self, x: Tensor) -> Tensor:
+        return x[:, -1:] if self.step.last_only else x
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads -> heads"""
+    left, right = x.chunk(2, -1)
+    return x * cos + torch.cat((-right, left), -1) * sin
+
+
+def _by_kv_head(q: Tensor, layer: Layer) -> Tensor:
+    """Heads -> [kv_heads, group * T, head_dim]: each key-value head meets its queries in one product."""
+    grouped = q[0].unflatten(1, (layer.kv_heads, layer.group)).permute(1, 2, 0, 3)
+    return grouped.contiguous().flatten(1, 2)
+
+
+def _by_position(found: Tensor, layer: Layer) -> Tensor:
+    """[kv_heads, group * T, head_dim] -> [1, T, query_heads * head_dim]"""
+    grouped = found.unflatten(1, (layer.group, found.shape[1] // layer.group))
+    return grouped.permute(2, 0, 1, 3).contiguous().flatten(1)[None]

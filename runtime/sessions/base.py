@@ -1,0 +1,47 @@
+"""What every engine can do: take a prompt, hand out logits, go on token by token."""
+
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]  # [vocabulary]
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Consecutive positions of one sequence, as the checkpoint's processor makes them, without its batch axis.
+
+    Media come in the order of their placeholders in `input_ids`; an image is never split over two prefills.
+    """
+
+    input_ids: NDArray[np.int64]  # [T]
+    pixel_values: NDArray[np.float32] | None = None  # [images, patches, patch_values]
+    image_position_ids: NDArray[np.int64] | None = None  # [images, patches, 2]: x and y; -1 pads
+    input_features: NDArray[np.float32] | None = None  # [clips, frames, samples]
+    input_features_mask: NDArray[np.bool_] | None = None  # [clips, frames]; False pads
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Those that are there, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
+
+
+class Session(Protocol):
+    """One sequence in one engine."""
+
+    name: str
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache so far."""
+
+    def reset(self) -> None:
+        """Forgets the sequence."""
+
+    def prefill(self, inputs: ModelInputs) -> Logits:
+        """Appends positions; returns the logits after the last one. May be called again: a second turn, a chunk."""
+
+    def decode(self, token: int) -> Logits:
+        """Appends one token; returns the logits after it."""
