@@ -1,0 +1,65 @@
+"""A checkpoint of the published Gemma 4 12B geometry with random weights, for speed and memory, never for quality."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import Gemma4UnifiedConfig
+
+from export.shards import Entry, ShardWriter
+from export.sources import INDEX, expected_shapes
+
+SHARD_BYTES = 4 * 2**30
+BLOCK = 2**22  # weights made at once
+TEXT = {  # the keys of the published config.json
+    "model_type": "gemma4_unified_text", "vocab_size": 262144, "hidden_size": 3840, "intermediate_size": 15360,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "global_head_dim": 512,
+    "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 1024,
+    "max_position_embeddings": 262144, "final_logit_softcapping": 30.0, "use_bidirectional_attention": "vision",
+    "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def write_checkpoint(folder: Path, layers: int) -> int:
+    """Writes `layers` decoder layers (of 48), embedding and media embedders as bf16; returns the bytes of weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": "gemma4_unified", "architectures": ["Gemma4UnifiedForConditionalGeneration"],
+              "text_config": TEXT | {"num_hidden_layers": layers, "layer_types": _kinds(layers)},
+              "vision_config": {}, "audio_config": {}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    shards = _shards(expected_shapes(Gemma4UnifiedConfig.from_pretrained(folder)))
+    names = [f"model-{index + 1:05}-of-{len(shards):05}.safetensors" for index in range(len(shards))]
+    generator = torch.Generator().manual_seed(0)
+    for name, entries in zip(names, shards, strict=True):
+        with ShardWriter(folder / name, entries) as writer:
+            for entry in entries:
+                _write(writer, entry, generator)
+    weight_map = {entry.key: name for name, entries in zip(names, shards, strict=True) for entry in entries}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return sum(entry.bytes for entries in shards for entry in entries)
+
+
+def _kinds(layers: int) -> list[str]:
+    return ["full_attention" if (index + 1) % 6 == 0 or index + 1 == layers else "sliding_attention"
+            for index in range(layers)]  # fmt: skip
+
+
+def _shards(shapes: dict[str, tuple[int, ...]]) -> list[list[Entry]]:
+    shards: list[list[Entry]] = [[]]
+    for name, shape in shapes.items():
+        if sum(entry.bytes for entry in shards[-1]) >= SHARD_BYTES:
+            shards.append([])
+        shards[-1].append(Entry(name, torch.bfloat16, shape))
+    return shards
+
+
+def _write(writer: ShardWriter, entry: Entry, generator: torch.Generator) -> None:
+    """Values of a size that keeps activations finite: norms 1, matrices by their width."""
+    count, width = torch.Size(entry.shape).numel(), entry.shape[-1]
+    if len(entry.shape) < 2:
+        writer.append(entry.key, torch.ones(entry.shape, dtype=torch.bfloat16))
+        return
+    step = max(1, BLOCK // width) * width
+    for start in range(0, count, step):
+        block = torch.randn(min(step, count - start), generator=generator)
+        writer.append(entry.key, (block * width**-0.5).bfloat16())
