@@ -1,10 +1,12 @@
 """Folders that appear whole or not at all: work goes on beside them and is renamed into place."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from runtime.errors import UserError
 
@@ -23,12 +25,21 @@ def locked(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{folder.parent} cannot be written ({error.strerror}): choose another folder") from None
     with opened:
+        if not _take(opened, lock):
+            raise UserError(f"another run is writing {folder}: wait for it, or choose another folder")
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is writing {folder}: wait for it, or choose another folder") from None
-        yield folder.parent / f".{folder.name}.partial"
-        lock.unlink(missing_ok=True)
+            yield folder.parent / f".{folder.name}.partial"
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _take(opened: IO[str], lock: Path) -> bool:
+    """Whether the lock is ours; a run that was just ending may have removed the file between our opening and taking."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(opened.fileno()), lock.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
