@@ -1,0 +1,117 @@
+"""Command line of the runtime: `python -m runtime verify BUNDLE`."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from runtime.errors import UserError
+from runtime.manifest import Measure, Verification
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+BAD_INPUT = 2
+LOG_WIDTH = 160  # of the table where nothing says how wide lines may be
+
+
+@app.callback()
+def commands() -> None:
+    """Open a bundle and see whether it is what it should be."""
+
+
+@app.command("verify")
+def verify_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder that an export wrote.")],
+    quantized: Annotated[Path | None, typer.Option(help="Quantized checkpoint [build/quantized/NAME].")] = None,
+    source: Annotated[Path | None, typer.Option(help="Source checkpoint [as the quantized one records].")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="Held-out data [runtime/evaluation].")] = None,
+    gate: Annotated[list[str] | None, typer.Option(help="name=value, overrides a bound; repeatable.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run this check only; repeatable.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Exits 0 if all gates hold, 1 if one fails, 2 for bad input."""
+    from runtime.gates import GATES, override  # torch, transformers and engines take seconds to import
+    from runtime.verify import verify
+
+    try:
+        with progress() as status:
+            result = verify(bundle, quantized, source, evaluation, override(GATES, gate or []), only or [], status)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    if json:
+        typer.echo(result.model_dump_json(indent=1))
+    else:
+        show(result, bundle, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
+    raise typer.Exit(0 if result.passed else 1)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """What is going on, on stderr."""
+    with Console(stderr=True).status("opening") as line:
+        yield lambda text: line.update(escape(text))
+
+
+def show(result: Verification, bundle: Path, console: Console) -> None:
+    """For people: a row for each measure with a column for each kind of input, failures and near ties, the verdict."""
+    kinds = list(dict.fromkeys(measure.modality or "all" for measure in result.measures))
+    table = Table("check", "engine", "measure", *kinds, "gate", "margin", box=None, pad_edge=False)
+    for same in _rows(result.measures):
+        tightest = min(same, key=_margin)
+        cells, last = _cells(same, kinds, _gate(tightest)), [_gate(tightest), _margin_text(tightest)]
+        table.add_row(same[0].check, same[0].engine or "", same[0].name, *cells, *last)
+    console.print(table)
+    for measure in (measure for measure in result.measures if not measure.passed or "near tie" in measure.note):
+        where = " ".join(filter(None, (measure.check, measure.engine, measure.modality, measure.name)))
+        style = "yellow" if measure.passed else "bold red"
+        console.print(f"[{style}]{where}[/]: {measure.value:.3g}, {_gate(measure)}; {escape(measure.note)}")
+    for name, reason in result.skipped.items():
+        console.print(f"[yellow]skipped {name}[/]: {escape(reason)}")
+    failed = sum(not measure.passed for measure in result.measures)
+    verdict = "[bold green]verified[/]" if result.passed else f"[bold red]{failed} gates failed[/]"
+    console.print(f"{verdict} {escape(str(bundle))}: {', '.join(result.ran)}")
+
+
+def _rows(measures: Iterable[Measure]) -> list[list[Measure]]:
+    """Measures of the same thing on different kinds of input."""
+    rows: dict[tuple[str, str | None, str], list[Measure]] = {}
+    for measure in measures:
+        rows.setdefault((measure.check, measure.engine, measure.name), []).append(measure)
+    return list(rows.values())
+
+
+def _cells(same: list[Measure], kinds: list[str], gate: str) -> list[str]:
+    """Values by kind, the worst where a kind was measured several times; with its own gate where that is another."""
+    cells = dict.fromkeys(kinds, "")
+    for measure in sorted(same, key=lambda measure: (-_margin(measure), measure.value)):
+        value = f"{measure.value:.3g}" + (f" ({_gate(measure)})" if _gate(measure) != gate else "")
+        cells[measure.modality or "all"] = value if measure.passed else f"[bold red]{value}[/]"
+    return list(cells.values())
+
+
+def _margin_text(measure: Measure) -> str:
+    if measure.bound is None:
+        return ""
+    return f"[green]{_margin(measure):.1%}[/]" if measure.passed else "[bold red]FAILED[/]"
+
+
+def _gate(measure: Measure) -> str:
+    return f"{'>=' if measure.at_least else '<='} {measure.bound:.3g}" if measure.bound is not None else ""
+
+
+def _margin(measure: Measure) -> float:
+    """How much is left, as a share: of an upper bound what is not used up, of a lower one what is above it."""
+    if measure.bound is None:
+        return float("inf")
+    room = measure.value - measure.bound if measure.at_least else measure.bound - measure.value
+    return room / measure.bound if measure.bound else room + 1
+
+
+if __name__ == "__main__":
+    app()

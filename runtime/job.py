@@ -1,0 +1,77 @@
+"""What a verification works on. Costly things are opened once, when a check first asks for them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from runtime import goldens
+from runtime.engines import ENGINES, Engine
+from runtime.evaluation import Evaluation, read_evaluation
+from runtime.gates import Gate, Gates, measured
+from runtime.goldens import Golden
+from runtime.manifest import Manifest, Measure
+from runtime.prompt import MediaTokens, Prompter
+from runtime.sessions.reference import ReferenceSession
+
+
+@dataclass
+class Job:
+    """A bundle, and what else is at hand."""
+
+    bundle: Path
+    manifest: Manifest
+    gates: Gates
+    quantized: Path | None = None  # checkpoint
+    source: Path | None = None  # checkpoint
+    evaluation: Path | None = None  # held-out data
+    status: Callable[[str], None] = lambda text: None  # told what goes on
+
+    def measure(
+        self, check: str, name: str, value: float, gate: Gate | None = None, engine: str | None = None,
+        modality: str | None = None, note: str = "",
+    ) -> Measure:  # fmt: skip
+        """A figure beside its gate."""
+        return measured(self.gates, check, name, value, gate, engine, modality, note)
+
+    def engines(self) -> Iterator[tuple[Engine, Path]]:
+        """Those of all artifacts, with the artifact's folder."""
+        for format_ in self.manifest.artifacts:
+            for engine in ENGINES.get(format_, ()):
+                yield engine, self.bundle / format_
+
+    @property
+    def media(self) -> MediaTokens:
+        return MediaTokens(self.manifest.tokens.image, self.manifest.tokens.audio)
+
+    @property
+    def kv_scales(self) -> dict[int, tuple[float, float]] | None:
+        """Of int8 keys and values."""
+        return next((artifact.kv_scales for artifact in self.manifest.artifacts.values() if artifact.kv_scales), None)
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        return Prompter(self.bundle)
+
+    @cached_property
+    def goldens(self) -> list[Golden]:
+        return [goldens.read(entry, self.bundle) for entry in self.manifest.goldens]
+
+    @cached_property
+    def reference(self) -> ReferenceSession:
+        """The quantized reference."""
+        return ReferenceSession.open(_there(self.quantized))
+
+    @cached_property
+    def source_reference(self) -> ReferenceSession:
+        return ReferenceSession.open(_there(self.source))
+
+    @cached_property
+    def held_out(self) -> Evaluation | None:
+        return read_evaluation(self.evaluation, self.prompter.sampling_rate) if self.evaluation else None
+
+
+def _there(path: Any) -> Path:
+    assert path is not None, "verify() skips checks whose inputs are not at hand"
+    return path

@@ -1,0 +1,100 @@
+"""How far two models' logits are apart. Arrays are float [positions, vocabulary] unless said otherwise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+def log_softmax(logits: Array) -> NDArray[np.float64]:
+    """log(exp(x) / sum(exp(x))) along the last axis, shifted by the maximum so that nothing overflows."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def kl_divergence(reference: Array, found: Array) -> NDArray[np.float64]:
+    """[positions], nats: D(P || Q) = sum of P log(P / Q), P the reference (Kullback and Leibler 1951, eq. 2.2)."""
+    p, q = log_softmax(reference), log_softmax(found)
+    return np.maximum((np.exp(p) * (p - q)).sum(-1), 0)  # rounding can leave -1e-17
+
+
+def relative_rms(reference: Array, found: Array) -> float:
+    """sqrt(mean((x - r)^2) / mean(r^2)), over all positions at once."""
+    difference = found.astype(np.float64) - reference
+    return float(np.sqrt(np.mean(difference**2) / np.mean(reference.astype(np.float64) ** 2)))
+
+
+def largest_difference(reference: Array, found: Array) -> float:
+    """max |x - r|, in logits."""
+    return float(np.abs(found.astype(np.float64) - reference).max())
+
+
+def top_1(reference: Array, found: Array) -> float:
+    """Share of positions where both put the same token first."""
+    return float(np.mean(reference.argmax(-1) == found.argmax(-1)))
+
+
+def perplexity(logits: Array, tokens: NDArray[np.integer]) -> float:
+    """exp(-mean log P(token)): `logits` [n, vocabulary] after each position, `tokens` [n] that followed there."""
+    return float(np.exp(-token_log_probabilities(logits, tokens).mean()))
+
+
+def token_log_probabilities(logits: Array, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
+    """[n], nats: log P(token) of the tokens that followed."""
+    return np.take_along_axis(log_softmax(logits), np.asarray(tokens)[:, None], -1)[:, 0]
+
+
+@dataclass(frozen=True)
+class GreedyMatch:
+    """Greedy tokens of an engine beside the reference's; positions count from the first generated token."""
+
+    compared: int
+    near_ties: tuple[int, ...]  # differences that the reference's top two logits excuse
+    errors: tuple[int, ...]  # differences that nothing excuses
+
+    @property
+    def equal(self) -> bool:
+        return not self.errors
+
+
+def compare_forced(
+    reference: Sequence[int], found: Sequence[int], gaps: Sequence[float], tolerance: float
+) -> GreedyMatch:
+    """Choices after the same tokens, so that each position stands for itself.
+
+    A token may differ only where the reference's two largest logits are closer than `tolerance` (mobius-onnx compares
+    generations this way).
+
+    Args:
+        gaps: by position, the largest logit less the second largest.
+    """
+    differences = [i for i, (want, got) in enumerate(zip(reference, found, strict=True)) if want != got]
+    near_ties = tuple(i for i in differences if gaps[i] < tolerance)
+    return GreedyMatch(len(reference), near_ties, tuple(i for i in differences if i not in near_ties))
+
+
+def compare_generated(
+    reference: Sequence[int], found: Sequence[int], gaps: Sequence[float], tolerance: float
+) -> GreedyMatch:
+    """Texts that each model wrote by itself: where they part they become different texts, so nothing later counts.
+
+    Ending early is a difference too.
+    """
+    pairs = zip(reference, [*found, *[-1] * len(reference)], strict=False)
+    first = next((i + 1 for i, (want, got) in enumerate(pairs) if want != got), len(reference))
+    return compare_forced(reference[:first], [*found, -1][:first], gaps, tolerance)
+
+
+def top_gaps(logits: Array) -> NDArray[np.float64]:
+    """[positions]: the largest logit less the second largest."""
+    largest = np.partition(logits.astype(np.float64), -2, axis=-1)[:, -2:]
+    return largest[:, 1] - largest[:, 0]
+
+
+def top_k(logits: Array, count: int) -> tuple[NDArray[np.int64], Array]:
+    """Ids and values [positions, count], largest first; equal values by id, so that files do not depend on chance."""
+    ids = np.argsort(-logits, axis=-1, kind="stable")[:, :count]
+    return ids.astype(np.int64), np.take_along_axis(logits, ids, -1)

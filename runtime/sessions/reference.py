@@ -1,0 +1,186 @@
+"""The reference: transformers' own model in fp32, from a source checkpoint or a quantized one alike."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from runtime.errors import UserError
+from runtime.sessions.base import Logits, ModelInputs
+from runtime.torchvision_shim import allow_torchvision
+
+Scales = Mapping[int, tuple[float, float]]  # of int8 keys and values, by layer
+SMALL = 10**8  # parameters
+IMAGE_KIND, VIDEO_KIND = 1, 2  # in mm_token_type_ids
+
+
+class ReferenceSession:
+    """One sequence in transformers' eager model; `variant` shares its weights.
+
+    Two options show what an engine's arithmetic costs by itself:
+    `blocks` rounds what enters each quantized linear to int8, as ONNX Runtime's MatMulNBits does at accuracy level 4;
+    `kv_scales` rounds keys and values to int8 as they enter the cache.
+    """
+
+    name = "reference"
+
+    def __init__(self, model: Any, blocks: Mapping[str, int] | None = None, kv_scales: Scales | None = None) -> None:
+        """
+        Args:
+            model: from `load_model`.
+            blocks: inputs that share a scale, by linear module.
+            kv_scales: step of int8 keys and values, by layer.
+        """
+        self.model = model
+        self.blocks = blocks or {}
+        self.kv_scales = kv_scales
+        self.reset()
+
+    @classmethod
+    def open(cls, checkpoint: Path) -> "ReferenceSession":
+        """Raises:
+        UserError: no checkpoint there that transformers opens.
+        """
+        return cls(load_model(checkpoint))
+
+    def variant(self, blocks: Mapping[str, int] | None = None, kv_scales: Scales | None = None) -> "ReferenceSession":
+        """The same weights with other arithmetic."""
+        return ReferenceSession(self.model, blocks, kv_scales)
+
+    @property
+    def position(self) -> int:
+        return len(self._ids)
+
+    def reset(self) -> None:
+        from transformers import DynamicCache
+
+        self._ids = np.zeros(0, np.int64)
+        self._cache = DynamicCache(config=self.model.config)
+        if self.kv_scales:
+            self._cache.layers = [_rounded(layer, self.kv_scales[i]) for i, layer in enumerate(self._cache.layers)]
+
+    def prefill(self, inputs: ModelInputs) -> Logits:
+        return self._run(inputs, 1)[-1]
+
+    def decode(self, token: int) -> Logits:
+        return self.prefill(ModelInputs(np.array([token], np.int64)))
+
+    def score(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """Appends positions like `prefill`; returns the logits after each of them, [positions, vocabulary]."""
+        return self._run(inputs, 0)
+
+    @torch.inference_mode()
+    def _run(self, inputs: ModelInputs, wanted: int) -> NDArray[np.float32]:
+        tensors = {name: torch.from_numpy(np.array(array))[None if name == "input_ids" else slice(None)]
+                   for name, array in inputs.arrays().items()}  # fmt: skip
+        start = self.position
+        self._ids = np.concatenate([self._ids, inputs.input_ids])
+        with enough_threads(self.model), int8_activations(self.model, self.blocks):
+            output = self.model(
+                **tensors, attention_mask=self._masks(len(inputs.input_ids)), past_key_values=self._cache,
+                position_ids=torch.arange(start, self.position)[None], logits_to_keep=wanted, use_cache=True,
+            )  # fmt: skip
+        return output.logits[0].numpy()
+
+    def _masks(self, count: int) -> dict[str, Tensor]:
+        """Those of generate(): image blocks see all of themselves in sliding layers only.
+
+        forward(mm_token_type_ids=...) would open them in full layers too, which the model was not made for.
+        """
+        config = self.model.config
+        kinds = IMAGE_KIND * (self._ids == config.image_token_id) + VIDEO_KIND * (self._ids == config.video_token_id)
+        return self.model.create_masks_for_generate(
+            config, torch.empty(1, count, 1), None, self._cache,
+            torch.arange(self.position - count, self.position)[None],
+            mm_token_type_ids=torch.from_numpy(kinds)[None],  # of the whole sequence: masks look them up by position
+        )  # fmt: skip
+
+
+def load_model(checkpoint: Path) -> Any:
+    """transformers' model in fp32 with eager attention; packed weights are dequantized.
+
+    Raises:
+        UserError: no checkpoint there that transformers opens.
+    """
+    allow_torchvision()
+    from transformers import Gemma4UnifiedForConditionalGeneration
+
+    try:
+        with redirect_stderr(StringIO()):  # progress bars of two libraries
+            model = Gemma4UnifiedForConditionalGeneration.from_pretrained(
+                checkpoint, dtype=torch.float32, attn_implementation="eager"
+            )
+            _dequantize(model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None
+    return model.eval().requires_grad_(False)
+
+
+def _dequantize(model: Any) -> None:
+    """As a first forward would. Codes times scales are exact then: `dequantize=True` would round them to bfloat16."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.compressor.decompress_model(model)
+
+
+@contextmanager
+def enough_threads(model: Any) -> Iterator[None]:
+    """While it lasts, torch runs a small model on one thread, where handing work over costs more than the work."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1 if model.num_parameters() < SMALL else usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+# Int8 activations
+
+
+@contextmanager
+def int8_activations(model: nn.Module, blocks: Mapping[str, int]) -> Iterator[None]:
+    """While it lasts, what enters the linears named in `blocks` is rounded first."""
+    with ExitStack() as stack:
+        for name, size in blocks.items():
+            hook = model.get_submodule(name).register_forward_pre_hook(
+                lambda module, inputs, size=size: (round_to_int8(inputs[0], size),)
+            )
+            stack.callback(hook.remove)
+        yield
+
+
+def round_to_int8(x: Tensor, block: int) -> Tensor:
+    """[..., width] rounded per row and block of inputs, as MLAS does on x86 (MlasQ80BlkQuantRow).
+
+    The scale is the block's largest magnitude / 127; codes are round(x * 127 / largest), halves to even.
+    """
+    width = x.shape[-1]
+    blocks = nn.functional.pad(x, (0, -width % block)).unflatten(-1, (-1, block))
+    largest = blocks.abs().amax(-1, keepdim=True)
+    codes = (blocks * torch.where(largest > 0, 127 / largest, 0)).round()
+    return (codes * (largest / 127)).flatten(-2)[..., :width]
+
+
+# Int8 keys and values
+
+
+def _rounded(layer: Any, scales: tuple[float, float]) -> Any:
+    """The cache layer, rounding keys and values to int8 steps of their scale as they come in."""
+    update = layer.update
+
+    def rounding_update(keys: Tensor, values: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return update(to_int8_steps(keys, scales[0]), to_int8_steps(values, scales[1]), *arguments, **options)
+
+    layer.update = rounding_update
+    return layer
+
+
+def to_int8_steps(x: Tensor, scale: float) -> Tensor:
+    """clamp(round(x / scale), -128, 127) * scale, ONNX Runtime's GroupQueryAttention with PER_TENSOR scales."""
+    return (x / scale).round().clamp(-128, 127) * scale

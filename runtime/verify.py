@@ -1,0 +1,114 @@
+"""Verification of a bundle: the files that ship, run by the engines that will run them."""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.checks import bytes as stored_bytes
+from runtime.checks import files, goldens, lowering, preprocessing, quantization, template
+from runtime.errors import UserError
+from runtime.gates import GATES, Gate, Gates
+from runtime.job import Job
+from runtime.manifest import Measure, Verification, read_manifest
+
+QUANTIZED = Path("build/quantized")  # where exports leave quantized checkpoints
+EVALUATION = Path(__file__).parent / "evaluation"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A part of the verification."""
+
+    run: Callable[[Job], Iterator[Measure]]
+    needs: tuple[str, ...] = ()  # beside the bundle
+
+
+CHECKS = {
+    "files": Check(files.run),
+    "bytes": Check(stored_bytes.run),
+    "template": Check(template.run),
+    "goldens": Check(goldens.run),
+    "preprocessing": Check(preprocessing.run),
+    "lowering": Check(lowering.run, ("quantized",)),
+    "quantization": Check(quantization.run, ("quantized", "source", "evaluation")),
+}
+CRASHED = Gate(0, False, "checks that stopped with an error")
+
+
+def verify(
+    bundle: Path, quantized: Path | None = None, source: Path | None = None, evaluation: Path | None = None,
+    gates: Gates = GATES, only: Collection[str] = (), status: Callable[[str], None] = lambda text: None,
+) -> Verification:  # fmt: skip
+    """Runs every check whose inputs are at hand.
+
+    Args:
+        bundle: folder with a manifest.
+        quantized: the quantized checkpoint; by default the one of the bundle's name under build/quantized.
+        source: the checkpoint that was quantized; by default where the quantized checkpoint's record says it came from.
+        evaluation: folder with held-out data; by default the one that comes with this package.
+        only: names of checks to run, instead of all.
+        status: told what is going on, for people who wait.
+
+    Raises:
+        UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist.
+    """
+    for name in (name for name in only if name not in CHECKS):
+        raise UserError(f"no check {name!r}; there are {', '.join(CHECKS)}")
+    job = make_job(bundle, quantized, source, evaluation, gates, status)
+    if evaluation:
+        _ = job.held_out  # unreadable data is bad input, not a failed check
+    wanted = {name: check for name, check in CHECKS.items() if not only or name in only}
+    skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
+    ran = [name for name in wanted if name not in skipped]
+    measures = [measure for name in ran for measure in _run(name, wanted[name], job)]
+    return Verification(ran=ran, skipped=skipped, measures=measures, passed=all(measure.passed for measure in measures))
+
+
+def make_job(
+    bundle: Path, quantized: Path | None, source: Path | None, evaluation: Path | None, gates: Gates,
+    status: Callable[[str], None],
+) -> Job:  # fmt: skip
+    """Looks for what was not named, in its usual place."""
+    for path in filter(None, (quantized, source, evaluation)):
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder: name an existing one, or leave it out to skip what needs it")
+    quantized = quantized or _if_there(QUANTIZED / bundle.resolve().name)
+    return Job(
+        bundle=bundle,
+        manifest=read_manifest(bundle),
+        gates=gates,
+        quantized=quantized,
+        source=source or (_recorded_source(quantized) if quantized else None),
+        evaluation=evaluation or _if_there(EVALUATION),
+        status=status,
+    )
+
+
+def _if_there(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
+
+
+def _recorded_source(quantized: Path) -> Path | None:
+    """Where the quantized checkpoint says it came from."""
+    try:
+        return _if_there(Path(json.loads((quantized / "quantization.json").read_bytes())["source_path"]))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _why_not(check: Check, job: Job) -> str | None:
+    """The reason to skip a check, or None."""
+    missing = [need for need in check.needs if getattr(job, need) is None]
+    return f"needs --{' and --'.join(missing)}" if missing else None
+
+
+def _run(name: str, check: Check, job: Job) -> list[Measure]:
+    """The measures of a check; one that stops with an error has failed, and the others still run."""
+    measures: list[Measure] = []
+    try:
+        measures.extend(check.run(job))
+    except Exception as error:  # an engine refuses damaged files in ways of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        measures.append(job.measure(name, "stopped", 1, CRASHED, note=reason))
+    return measures
