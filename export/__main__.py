@@ -1,0 +1,44 @@
+"""Command line of the export: `python -m export --target android --model tiny --recipe int4`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.errors import UserError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def export_command(
+    target: Annotated[str, typer.Option(help="Platform: android, ios or desktop.")] = "android",
+    model: Annotated[str, typer.Option(help="`tiny`, a folder, or a Hugging Face id.")] = "tiny",
+    recipe: Annotated[str, typer.Option(help="How weights are quantized; an unknown name lists them.")] = "int4",
+    formats: Annotated[str, typer.Option(help="Some of the target's formats, separated by commas.")] = "",
+    context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 4096,
+    build: Annotated[Path, typer.Option(help="Quantized checkpoints go to its folder `quantized`.")] = Path("build"),
+    dist: Annotated[Path, typer.Option(help="Bundles go to its folder of the target's name.")] = Path("dist"),
+    gate: Annotated[list[str] | None, typer.Option(help="name=value, overrides a bound; repeatable.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="End with one JSON line instead of a summary.")] = False,
+) -> None:
+    """Quantizes a checkpoint, lowers it and verifies what came out.
+
+    Exits 0 if the bundle is in place, 1 if a gate does not hold, 2 for bad input.
+    """
+    from export.pipeline import Request, export, show  # transformers and engines take seconds to import
+
+    wanted = [name for name in formats.replace(",", " ").split() if name]
+    try:
+        summary = export(Request(target, model, recipe, wanted, context, build, dist, gate or []))
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    if json:
+        typer.echo(summary.model_dump_json())
+    else:
+        show(summary)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,88 @@
+"""What a manifest states of a checkpoint: special tokens, sampling, limits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from export.config import Layer
+from export.formats import Lowering
+from runtime.manifest import Limits, Sampling, Tokens
+
+PROCESSOR_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "chat_template.jinja", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)  # fmt: skip
+
+
+def tokens(folder: Path) -> Tokens:
+    """From the configuration files in `folder`."""
+    config, generation = _read(folder, "config.json"), _read(folder, "generation_config.json")
+    text = config["text_config"]
+    eos = generation.get("eos_token_id", text.get("eos_token_id", 1))
+    vision, audio = config.get("vision_config") is not None, config.get("audio_config") is not None
+
+    def of(key: str, there: bool) -> int | None:
+        return config.get(key) if there else None
+
+    return Tokens(
+        bos=generation.get("bos_token_id", text.get("bos_token_id", 2)),
+        eos=eos if isinstance(eos, list) else [eos],
+        pad=generation.get("pad_token_id", text.get("pad_token_id", 0)),
+        suppress=generation.get("suppress_tokens") or [],
+        image=of("image_token_id", vision),
+        audio=of("audio_token_id", audio),
+        video=of("video_token_id", vision),
+        begin_image=of("boi_token_id", vision),
+        end_image=of("eoi_token_id", vision),
+        begin_audio=of("boa_token_id", audio),
+        end_audio=of("eoa_token_index", audio),
+    )
+
+
+def sampling(folder: Path) -> Sampling:
+    """The generation defaults in `folder`; without any, greedy."""
+    found = _read(folder, "generation_config.json")
+    return Sampling(do_sample=found.get("do_sample", False), temperature=found.get("temperature", 1.0),
+                    top_k=found.get("top_k", 64), top_p=found.get("top_p", 0.95))  # fmt: skip
+
+
+def limits(lowering: Lowering, folder: Path) -> Limits:
+    """How much goes in, and how much memory that takes."""
+    processor = _read(folder, "processor_config.json")
+    windows = [layer.window for layer in lowering.model.text.layers if layer.window]
+    images, audio = processor.get("image_processor", {}), processor.get("audio_seq_length", 750)
+    return Limits(
+        context=lowering.context,
+        sliding_window=windows[0] if windows else lowering.context,
+        image_soft_tokens=images.get("max_soft_tokens", 280) if lowering.model.image else None,
+        audio_soft_tokens=audio if lowering.model.audio else None,
+        minimum_memory=_weight_bytes(lowering) + _cache_bytes(lowering),
+    )
+
+
+def _weight_bytes(lowering: Lowering) -> int:
+    """As ONNX Runtime holds them in memory, the most of all engines: codes, fp32 scales and a sum for each block."""
+    total = 0
+    for name, stored in lowering.weights.source.tensors.items():
+        packed = lowering.weights.packed(name) if name.endswith(".weight") else None
+        if packed is None and not name.endswith(("_packed", "_scale", "_shape")):
+            total += 4 * stored.bytes // stored.dtype.itemsize
+        elif packed is not None:
+            total += packed.codes.nbytes + 8 * packed.scales.size
+    return total
+
+
+def _cache_bytes(lowering: Lowering) -> int:
+    """At the full context; sliding layers keep no more than a window."""
+    bytes_each = 1 if lowering.kv_scales else 4
+    return sum(2 * layer.kv_heads * layer.head_dim * _slots(layer, lowering.context) * bytes_each
+               for layer in lowering.model.text.layers if layer.owns_cache)  # fmt: skip
+
+
+def _slots(layer: Layer, context: int) -> int:
+    return min(layer.window or context, context)
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name).read_text()) if (folder / name).exists() else {}

@@ -1,0 +1,103 @@
+"""The whole way, from what a user asks for to a verified bundle."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from export.bundle import Order, Status, make_bundle
+from export.checkpoint import QuantizationRecord
+from export.formats import choose_formats
+from export.models import find_model, model_name
+from export.quantize import quantize
+from export.recipes import find_recipe
+from export.sources import open_source
+from runtime.gates import GATES, override
+from runtime.manifest import Manifest, Record
+
+
+@dataclass(frozen=True)
+class Request:
+    """As the command line takes it."""
+
+    target: str
+    model: str  # an embedded model's name, a folder, or an id on the hub
+    recipe: str
+    formats: Sequence[str]  # empty: all that the target ships
+    context: int  # positions
+    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
+    dist: Path  # bundles go to dist/<target>/<model>-<recipe>
+    gates: Sequence[str]  # name=value
+
+
+class Summary(Record):
+    """What a run ends with."""
+
+    bundle: str
+    bytes: int
+    bits_per_weight: float
+    rounding_error: float  # rms of the difference over rms of the quantized weights
+    plain_rounding_error: float  # the same with plain absmax scales
+    minimum_memory: int  # bytes
+    gates_held: int
+    skipped: dict[str, str]
+    seconds: float
+
+
+def export(request: Request) -> Summary:
+    """Quantizes, lowers, bundles, verifies.
+
+    Raises:
+        UserError: something in the request does not exist, or see the modules that do the work.
+    """
+    begun = time.monotonic()
+    formats, recipe = choose_formats(request.target, request.formats), find_recipe(request.recipe)
+    gates, name = override(GATES, request.gates), model_name(request.model)
+    source = open_source(find_model(request.model))
+    quantized = request.build / "quantized" / f"{name}-{recipe.name}"
+    record = quantize(source, recipe, name, quantized)
+    order = Order(request.target, formats, record, quantized, source.folder, request.context)
+    bundle = request.dist / request.target / quantized.name
+    with _status() as status:
+        manifest = make_bundle(order, bundle, status, gates)
+    return _summarize(manifest, record, bundle, time.monotonic() - begun)
+
+
+@contextmanager
+def _status() -> Iterator[Status]:
+    """What is going on, on stderr."""
+    with Console(stderr=True).status("opening") as line:
+        yield lambda text: line.update(escape(text))
+
+
+def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, seconds: float) -> Summary:
+    verification = manifest.verification
+    assert verification is not None
+    return Summary(
+        bundle=str(bundle),
+        bytes=sum(file.size for file in manifest.files),
+        bits_per_weight=record.recipe.bits_per_weight,
+        rounding_error=record.error,
+        plain_rounding_error=record.plain_error,
+        minimum_memory=manifest.limits.minimum_memory,
+        gates_held=sum(measure.bound is not None for measure in verification.measures),
+        skipped=verification.skipped,
+        seconds=round(seconds, 1),
+    )
+
+
+def show(summary: Summary) -> None:
+    """For people."""
+    console = Console(soft_wrap=True)
+    console.print(f"[bold green]verified[/] {escape(summary.bundle)}: {summary.gates_held} gates held")
+    size, memory = summary.bytes / 1e6, summary.minimum_memory / 1e6
+    console.print(f"  {size:.1f} MB, {summary.bits_per_weight:.2f} bits per weight, needs {memory:.0f} MB of memory")
+    error, plain = summary.rounding_error, summary.plain_rounding_error
+    console.print(f"  rounding error {error:.2%} of the weights' rms; plain absmax scales: {plain:.2%}")
+    for name, reason in summary.skipped.items():
+        console.print(f"  [yellow]skipped[/] {name}: {escape(reason)}")
+    console.print(f"  {summary.seconds:.0f} s; to check it again: python -m runtime verify {escape(summary.bundle)}")

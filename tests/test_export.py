@@ -1,0 +1,101 @@
+"""The command line from end to end: what users type, what they get, and what they are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from export.__main__ import app
+from export.folders import locked
+from export.recipes import RECIPES
+from runtime.manifest import Manifest, read_manifest
+
+
+def export(folder: Path, *arguments: str) -> Result:
+    places = ["--build", str(folder / "build"), "--dist", str(folder / "dist")]
+    return CliRunner().invoke(app, [*arguments, *places])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_bundle_is_where_the_interface_says(exported: Path, bundle: Path, quantized_checkpoint: Path) -> None:
+    assert (bundle / "onnx" / "genai_config.json").is_file() and (bundle / "manifest.json").is_file()
+    assert (quantized_checkpoint / "quantization.json").is_file()
+    names = {path.name for path in (exported / "dist" / "desktop").iterdir()}
+    assert names == {bundle.name}, "nothing of the work is left"
+
+
+def test_manifest(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.target == "desktop" and set(manifest.artifacts) == {"onnx"}
+    assert set(manifest.artifacts["onnx"].programs) == {"decoder", "embedding", "vision", "speech"}
+    listed = {file.path for file in manifest.files} | {"manifest.json", "manifest.schema.json"}
+    assert listed == {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert {golden.modality for golden in manifest.goldens} == {"text", "image", "audio", "long"}
+    assert manifest.verification and manifest.verification.passed and not manifest.verification.skipped
+    assert json.loads((bundle / "manifest.schema.json").read_text()) == Manifest.model_json_schema()
+    assert manifest.source.licence == "apache-2.0" and len(manifest.source.sha256) == 64
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "int4"])
+def test_every_recipe_verifies(tmp_path: Path, recipe: str) -> None:
+    result = export(tmp_path, "--target", "desktop", "--recipe", recipe, "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout.strip().splitlines()[-1])
+    assert Path(summary["bundle"]) == tmp_path / "dist" / "desktop" / f"tiny-{recipe}" and not summary["skipped"]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--target", "watch"], "no target 'watch'; there are android, desktop, ios"),
+        (["--recipe", "q4"], "no recipe 'q4'; there are int4,"),
+        (["--formats", "gguf"], "no format 'gguf'; there are onnx,"),
+        (["--target", "ios"], "format coreml is not built yet; these are: onnx"),
+        (["--target", "desktop", "--formats", "coreml"], "format coreml is not built yet"),
+        (["--model", "no/such/folder"], "no model 'no/such/folder'"),
+        (["--gate", "beauty=1"], "no gate 'beauty'; there are"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    result = export(tmp_path, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ") and told in result.stderr and result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+def test_model_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without network; a hub that does not answer is all the same to the user."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("export.models.snapshot_download", unreachable)
+    result = export(tmp_path, "--model", "google/gemma-4-12B-it")
+    assert result.exit_code == 2 and "it resumes; or name a folder" in result.stderr
+
+
+def test_earlier_bundle_survives_a_gate_that_does_not_hold(exported: Path, bundle: Path) -> None:
+    before = snapshot(bundle)
+    result = export(exported, "--target", "desktop", "--gate", "kl_mean=-1", "--gate", "top_1=2")
+    assert result.exit_code == 1
+    assert "the bundle fails" in result.stderr and "is as it was" in result.stderr
+    assert snapshot(bundle) == before
+    assert (bundle.parent / f".{bundle.name}.partial" / "manifest.json").is_file(), "kept for a look"
+
+
+def test_two_runs_at_once(exported: Path, bundle: Path) -> None:
+    before = snapshot(bundle)
+    with locked(bundle):
+        result = export(exported, "--target", "desktop")
+    assert result.exit_code == 2 and f"another run is writing {bundle}" in result.stderr
+    assert snapshot(bundle) == before
+
+
+def test_bundle_needs_room(exported: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 1000}))
+    result = export(exported, "--target", "desktop")
+    assert result.exit_code == 2 and "the bundle needs" in result.stderr and "make room" in result.stderr
