@@ -11,7 +11,7 @@ from export.calibrate import calibrate_cache
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.config import Model, read_model
 from export.facts import PROCESSOR_FILES, limits, sampling, tokens
-from export.folders import locked, put_in_place, require_space
+from export.folders import locked, put_in_place
 from export.formats import KvScales, Lowering, lower
 from export.media import golden_prompts
 from runtime import goldens
@@ -45,12 +45,11 @@ def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES
 
     Raises:
         GateError: a gate does not hold; what was made stays beside, for a look.
-        UserError: the disk is too small, or the folder cannot be written or is being written by another run.
+        UserError: the folder cannot be written or is being written by another run.
     """
     with locked(folder) as partial:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        require_space(folder, _estimate_bytes(order), "the bundle")
         manifest = _write(order, partial, status)
         found = verify(
             partial, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}")
@@ -67,12 +66,6 @@ def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES
 def _failures(verification: Verification) -> str:
     failed = (measure for measure in verification.measures if not measure.passed)
     return ", ".join(f"{measure.name} ({measure.check}, {measure.value:.3g})" for measure in failed)
-
-
-def _estimate_bytes(order: Order) -> int:
-    """An artifact is no larger than its checkpoint, give or take the width of scales."""
-    weights = sum(path.stat().st_size for path in order.quantized.glob("*.safetensors"))
-    return len(order.formats) * weights * 5 // 4
 
 
 def _write(order: Order, folder: Path, status: Status) -> Manifest:

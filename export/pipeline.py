@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from export.bundle import Order, Status, make_bundle
 from export.checkpoint import QuantizationRecord
+from export.folders import require_space
 from export.formats import choose_formats
 from export.models import find_model, model_name
-from export.quantize import quantize
+from export.quantize import quantize, quantized_bytes
 from export.recipes import find_recipe
 from export.sources import open_source
 from runtime.gates import GATES, override
@@ -59,12 +60,18 @@ def export(request: Request) -> Summary:
     gates, name = override(GATES, request.gates), model_name(request.model)
     source = open_source(find_model(request.model))
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
+    bundle = request.dist / request.target / quantized.name
+    require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
     record = quantize(source, recipe, name, quantized)
     order = Order(request.target, formats, record, quantized, source.folder, request.context)
-    bundle = request.dist / request.target / quantized.name
     with _status() as status:
         manifest = make_bundle(order, bundle, status, gates)
     return _summarize(manifest, record, bundle, time.monotonic() - begun)
+
+
+def _bytes_needed(quantized: Path, size: int, artifacts: int) -> int:
+    """Before any work: an artifact is no larger than its checkpoint, give or take the width of scales."""
+    return (0 if quantized.exists() else size) + artifacts * size * 5 // 4
 
 
 @contextmanager

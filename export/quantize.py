@@ -44,7 +44,7 @@ def quantize(source: Source, recipe: Recipe, name: str, folder: Path) -> Quantiz
     shards = list(_shards(source, recipe))
     with locked(folder) as partial:
         _start_or_resume(partial, plan)
-        require_space(folder, _output_bytes(shards), "the quantized checkpoint")
+        require_space(folder, _bytes_of(shards), "the quantized checkpoint")
         results = _write_shards(source, shards, partial)
         record = _record(source, recipe, name, plan, results)
         _finish(source, shards, record, partial)
@@ -85,7 +85,12 @@ def _start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
         write_atomically(partial / PLAN, json.dumps(plan))
 
 
-def _output_bytes(shards: list[Shard]) -> int:
+def quantized_bytes(source: Source, recipe: Recipe) -> int:
+    """Size of what `quantize` would write."""
+    return _bytes_of(list(_shards(source, recipe)))
+
+
+def _bytes_of(shards: list[Shard]) -> int:
     entries = (entry for shard in shards for job in shard
                for entry in job.entries() + (job.packed_entries() if job.is_embedding else []))  # fmt: skip
     return sum(entry.bytes for entry in entries)

@@ -95,7 +95,8 @@ def test_two_runs_at_once(exported: Path, bundle: Path) -> None:
     assert snapshot(bundle) == before
 
 
-def test_bundle_needs_room(exported: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 1000}))
-    result = export(exported, "--target", "desktop")
-    assert result.exit_code == 2 and "the bundle needs" in result.stderr and "make room" in result.stderr
+def test_too_little_disk_is_told_before_work_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 9_000_000}))
+    result = export(tmp_path, "--target", "desktop")
+    assert result.exit_code == 2 and "the export needs" in result.stderr and "make room" in result.stderr
+    assert not list(tmp_path.iterdir())

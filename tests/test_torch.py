@@ -1,6 +1,7 @@
 """The description in torch against transformers' own model."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from torch import Tensor
 from export.checkpoint import CheckpointWeights
 from export.config import read_model
 from export.lowering.torch_program import TorchProgram
+from export.media import HERE as MEDIA
 from export.weights import MemoryWeights
+from runtime.prompt import Prompter, split, user
+from runtime.sessions.reference import ReferenceSession
 from tests import random_models as models
 from tests.random_models import Prompt
 
@@ -64,6 +68,21 @@ def test_media(pair: Pair, images: int, clips: int) -> None:
     wanted = models.reference_logits(pair[0], prompt)
     for chunks in ([prompt.decode_from], models.chunks_around_images(prompt)):
         assert models.relative_rms(run(program_of(pair), prompt, chunks), wanted) < BAR
+
+
+@pytest.mark.parametrize("question", ["text", "image", "two images", "audio"])
+def test_the_embedded_model(tiny_checkpoint: Path, question: str) -> None:
+    """On real prompts of its own template and processor, past its window."""
+    media = {"image": ["boot.png"], "two images": ["boot.png", "colours.png"]}.get(question, [])
+    clips = ["seven.wav"] if question == "audio" else []
+    messages = user("The wind blew from the north all day. " * 20, media, clips)
+    inputs = Prompter(tiny_checkpoint)(messages, MEDIA).inputs
+    weights = CheckpointWeights(tiny_checkpoint)
+    assert len(inputs.input_ids) > weights.config.text_config.sliding_window
+    program = TorchProgram(read_model(weights.config), weights, max_context=1024, max_step=512)
+    found = torch.cat([program.run(step) for step in split(inputs, 70, Prompter(tiny_checkpoint).media)])
+    wanted = torch.from_numpy(ReferenceSession.open(tiny_checkpoint).score(inputs))
+    assert models.relative_rms(found, wanted) < BAR
 
 
 @pytest.mark.parametrize("pair", ["published"], indirect=True)
