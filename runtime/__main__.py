@@ -15,7 +15,6 @@ from runtime.errors import UserError
 from runtime.manifest import Measure, Verification
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-LOG_WIDTH = 140
 LOG_WIDTH = 160  # of the table where nothing says how wide lines may be
 
 
@@ -56,12 +55,6 @@ def progress() -> Iterator[Callable[[str], None]]:
     """What is going on, on stderr."""
     with Console(stderr=True).status("opening") as line:
         yield lambda text: line.update(escape(text))
-
-
-def _console() -> Console:
-    """As wide as the terminal; in a log, wide enough for the table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def show(result: Verification, bundle: Path, console: Console) -> None:
