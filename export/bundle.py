@@ -21,7 +21,7 @@ from runtime.gates import GATES, Gates
 from runtime.goldens import GoldenPrompt
 from runtime.manifest import FORMAT_VERSION, Artifact, File, Golden, Manifest, Verification, write_manifest
 from runtime.prompt import Prompter
-from runtime.sessions.reference import ReferenceSession
+from runtime.sessions.reference import ReferenceSession, memory_shortage
 from runtime.verify import verify
 
 TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai")
@@ -86,6 +86,8 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
 
 
 def _record_goldens(order: Order, model: Model, folder: Path) -> list[Golden]:
+    if memory_shortage(order.quantized):
+        return []  # verification says so
     prompter = Prompter(folder)
     with TemporaryDirectory() as made:
         prompts: list[GoldenPrompt] = golden_prompts(model, prompter, Path(made))

@@ -11,6 +11,7 @@ from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
 from runtime.manifest import Measure, Verification, read_manifest
+from runtime.sessions.reference import memory_shortage
 
 QUANTIZED = Path("build/quantized")  # where exports leave quantized checkpoints
 EVALUATION = Path(__file__).parent / "evaluation"
@@ -22,14 +23,15 @@ class Check:
 
     run: Callable[[Job], Iterator[Measure]]
     needs: tuple[str, ...] = ()  # beside the bundle
+    needs_goldens: bool = False
 
 
 CHECKS = {
     "files": Check(files.run),
     "bytes": Check(stored_bytes.run),
-    "template": Check(template.run),
-    "goldens": Check(goldens.run),
-    "preprocessing": Check(preprocessing.run),
+    "template": Check(template.run, needs_goldens=True),
+    "goldens": Check(goldens.run, needs_goldens=True),
+    "preprocessing": Check(preprocessing.run, needs_goldens=True),
     "lowering": Check(lowering.run, ("quantized",)),
     "quantization": Check(quantization.run, ("quantized", "source", "evaluation")),
 }
@@ -99,8 +101,11 @@ def _recorded_source(quantized: Path) -> Path | None:
 
 def _why_not(check: Check, job: Job) -> str | None:
     """The reason to skip a check, or None."""
-    missing = [need for need in check.needs if getattr(job, need) is None]
-    return f"needs --{' and --'.join(missing)}" if missing else None
+    if missing := [need for need in check.needs if getattr(job, need) is None]:
+        return f"needs --{' and --'.join(missing)}"
+    if check.needs_goldens and not job.goldens:
+        return "the bundle holds no goldens: where it was made, the reference did not fit the memory"
+    return memory_shortage(job.quantized) if "quantized" in check.needs and job.quantized else None
 
 
 def _run(name: str, check: Check, job: Job) -> list[Measure]:

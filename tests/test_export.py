@@ -95,6 +95,18 @@ def test_two_runs_at_once(exported: Path, bundle: Path) -> None:
     assert snapshot(bundle) == before
 
 
+def test_model_too_large_for_the_reference_is_exported_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the 12B on 24 GB: what needs no reference is verified, and the rest is said to be skipped."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("memory", (), {"available": 10_000_000}))
+    result = export(tmp_path, "--target", "desktop", "--json")
+    assert result.exit_code == 0, result.output
+    skipped = json.loads(result.stdout.strip().splitlines()[-1])["skipped"]
+    assert set(skipped) == {"template", "goldens", "preprocessing", "lowering", "quantization"}
+    assert "the fp32 reference takes" in skipped["lowering"]
+
+
 def test_too_little_disk_is_told_before_work_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 9_000_000}))
     result = export(tmp_path, "--target", "desktop")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from runtime.torchvision_shim import allow_torchvision
 
 Scales = Mapping[int, tuple[float, float]]  # of int8 keys and values, by layer
 SMALL = 10**8  # parameters
+SHARE_OF_MEMORY = 0.7  # of what is free, for weights: loading and logits take some too
 IMAGE_KIND, VIDEO_KIND = 1, 2  # in mm_token_type_ids
 
 
@@ -100,6 +102,19 @@ class ReferenceSession:
             torch.arange(self.position - count, self.position)[None],
             mm_token_type_ids=torch.from_numpy(kinds)[None],  # of the whole sequence: masks look them up by position
         )  # fmt: skip
+
+
+def memory_shortage(checkpoint: Path) -> str | None:
+    """Why the fp32 model does not fit this machine's free memory, or None."""
+    allow_torchvision()
+    from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Gemma4UnifiedForConditionalGeneration(AutoConfig.from_pretrained(checkpoint))
+    needed, free = 4 * sum(weight.numel() for weight in model.parameters()), psutil.virtual_memory().available
+    if needed < SHARE_OF_MEMORY * free:
+        return None
+    return f"the fp32 reference takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
 
 
 def load_model(checkpoint: Path) -> Any:
