@@ -108,7 +108,7 @@ def test_model_too_large_for_the_reference_is_exported_all_the_same(
 
 
 def test_too_little_disk_is_told_before_work_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 9_000_000}))
+    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 1_000_000}))
     result = export(tmp_path, "--target", "desktop")
     assert result.exit_code == 2 and "the export needs" in result.stderr and "make room" in result.stderr
     assert not list(tmp_path.iterdir())
