@@ -1,4 +1,4 @@
-"""The vocabulary in torch, run eagerly: what the description means, before any engine.
+"""The vocabulary in torch: run eagerly it shows what the description means, traced it is the ExecuTorch program.
 
 Heads are [1, T, heads, head_dim]. A sliding layer's cache is a ring that holds a window and one step; a full layer's
 holds the whole context.
@@ -82,7 +82,8 @@ class Step:
         distance = self.positions[:, None] - held
         seen = distance >= 0
         if layer.image_blocks:
-            block = torch.full((slots,), -1).index_copy(0, self.positions % slots, self.blocks)
+            written = held - self.positions[:1]  # by which position of this step; negative: by an earlier step
+            block = torch.where(written >= 0, self.blocks.index_select(0, written.clamp(min=0)), -1)
             seen = seen | ((block == self.blocks[:, None]) & (block >= 0))
         if layer.window:
             seen = seen & (distance < layer.window)
@@ -141,10 +142,10 @@ class TorchOps:
         cache, angles = self.step.cache(layer), self.step.angles(layer)
         if k is not None and v is not None:
             cache.write(self.step.positions, _rotate(k, *angles), v)
-        queries = _by_kv_head(_rotate(q, *angles), layer)
-        scores = torch.bmm(queries, cache.keys.transpose(1, 2).to(q.dtype)) * layer.scale
+        # Keys come first: ExecuTorch would copy a whole cache to transpose it, and queries are few.
+        scores = torch.bmm(_as(cache.keys, q), _by_kv_head(_rotate(q, *angles), layer)).transpose(1, 2).contiguous()
         scores = scores.unflatten(1, (layer.group, q.shape[1])) + self.step.mask(layer)
-        found = torch.bmm(scores.softmax(-1).flatten(1, 2), cache.values.to(q.dtype))
+        found = torch.bmm(scores.softmax(-1).flatten(1, 2), _as(cache.values, q))
         return _by_position(found, layer)
 
     def keep_wanted(self, x: Tensor) -> Tensor:
@@ -157,10 +158,16 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-right, left), -1) * sin
 
 
+def _as(cached: Tensor, like: Tensor) -> Tensor:
+    """A cache in the dtype it is computed in; itself where that is its own, without a view that a trace would keep."""
+    return cached if cached.dtype == like.dtype else cached.to(like.dtype)
+
+
 def _by_kv_head(q: Tensor, layer: Layer) -> Tensor:
-    """Heads -> [kv_heads, group * T, head_dim]: each key-value head meets its queries in one product."""
-    grouped = q[0].unflatten(1, (layer.kv_heads, layer.group)).permute(1, 2, 0, 3)
-    return grouped.contiguous().flatten(1, 2)
+    """Heads -> [kv_heads, head_dim, group * T], scaled: each key-value head meets its queries in one product."""
+    scaled = q if layer.scale == 1 else q * layer.scale
+    grouped = scaled[0].unflatten(1, (layer.kv_heads, layer.group)).permute(1, 3, 2, 0)
+    return grouped.contiguous().flatten(2)
 
 
 def _by_position(found: Tensor, layer: Layer) -> Tensor:

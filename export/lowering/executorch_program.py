@@ -1,0 +1,169 @@
+"""A model as one `.pte` that ExecuTorch's stock multimodal runner opens, with linears in XNNPACK."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig
+from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
+    XnnpackDynamicallyQuantizedPartitioner,
+    XnnpackPartitioner,
+)
+from executorch.exir import (
+    EdgeCompileConfig,
+    ExecutorchBackendConfig,
+    ExecutorchProgramManager,
+    to_edge_transform_and_lower,
+)
+from executorch.exir.passes import MemoryPlanningPass
+from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+
+from export.config import Model
+from export.lowering.executorch_modules import AudioEncoder, TextDecoder, TokenEmbedding, VisionEncoder, patch_side
+from export.lowering.executorch_ops import Loader
+from export.lowering.executorch_patches.weightless import weightless
+from export.lowering.executorch_streams import Sources
+from export.weights import Weights
+
+FILE = "model.pte"
+SHORTEST_STEP = 256  # positions that a step holds at least
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What memory is planned for."""
+
+    context: int  # positions
+    step: int  # positions of one call of text_decoder, and so of an image
+    image_tokens: int  # of one image
+    audio_tokens: int  # of one clip
+
+    @classmethod
+    def of(cls, model: Model, context: int, image_tokens: int = 280, audio_tokens: int = 750) -> "Sizes":
+        """A step holds any image; a longer one would cost memory in the rings and the scores of attention."""
+        step = max(SHORTEST_STEP, image_tokens if model.image else 0)
+        return cls(context, min(step, context), image_tokens, audio_tokens)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A method before lowering."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    dynamic: tuple[dict[int, Any], ...]  # of each input, axis to Dim
+
+
+def export_methods(model: Model, loader: Loader, sizes: Sizes) -> dict[str, ExportedProgram]:
+    """The methods a model has, by name."""
+    makers: dict[str, Callable[[Model, Loader, Sizes], Traced]] = {"token_embedding": _token_embedding}
+    makers |= {"vision_encoder": _vision_encoder} if model.image else {}
+    makers |= {"audio_encoder": _audio_encoder} if model.audio else {}
+    makers |= {"text_decoder": _text_decoder}
+    return {name: _export(make(model, loader, sizes)) for name, make in makers.items()}
+
+
+def _export(traced: Traced) -> ExportedProgram:
+    with torch.no_grad():
+        return export(traced.module.eval(), traced.example, dynamic_shapes=traced.dynamic, strict=False)
+
+
+def _token_embedding(model: Model, loader: Loader, sizes: Sizes) -> Traced:
+    step = Dim("step", min=1, max=sizes.step)
+    return Traced(TokenEmbedding(model.text, loader), (torch.zeros(1, 4, dtype=torch.long),), ({1: step},))
+
+
+def _vision_encoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
+    """An axis may be twice the side of a square image, which bounds the memory planned for."""
+    assert model.image
+    side, longest = patch_side(model.image), min(2 * isqrt(sizes.image_tokens), sizes.image_tokens)
+    rows, columns = Dim("rows", min=1, max=longest), Dim("columns", min=1, max=longest)
+    pixels = torch.zeros(1, 3, 2 * side, 3 * side)
+    return Traced(VisionEncoder(model.image, loader), (pixels,), ({2: side * rows, 3: side * columns},))
+
+
+def _audio_encoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
+    assert model.audio
+    frames = Dim("frames", min=1, max=sizes.audio_tokens)
+    return Traced(AudioEncoder(model.audio, loader), (torch.zeros(1, 4, model.audio.samples),), ({1: frames},))
+
+
+def _text_decoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
+    step = Dim("step", min=1, max=sizes.step)
+    example = torch.zeros(1, 4, model.text.hidden + 1), torch.arange(4)
+    return Traced(TextDecoder(model.text, loader, sizes.context, sizes.step), example, ({1: step}, {0: step}))
+
+
+def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> dict[str, Any]:
+    """What the runner asks a program, and below what our sessions do."""
+    return {
+        "get_max_seq_len": sizes.context,
+        "get_max_context_len": sizes.context,
+        "get_vocab_size": model.text.vocabulary,
+        "get_bos_id": bos,
+        "get_eos_ids": eos,
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": False,
+        "enable_dynamic_shape": True,
+        "get_max_step": sizes.step,
+        "get_pad_id": model.tokens.pad,
+        "get_image_id": -1 if model.tokens.image is None else model.tokens.image,
+        "get_audio_id": -1 if model.tokens.audio is None else model.tokens.audio,
+    }
+
+
+def lower(methods: dict[str, ExportedProgram], constants: dict[str, Any]) -> ExecutorchProgramManager:
+    """Linears go to XNNPACK and nothing else: its approximations of other functions would turn int8 roundings."""
+    linears = XnnpackPartitioner(configs=[LinearConfig, AddmmConfig], config_precisions=ConfigPrecisionType.FP32)
+    edge = to_edge_transform_and_lower(
+        methods,
+        partitioner=[XnnpackDynamicallyQuantizedPartitioner(), linears],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        constant_methods=constants,
+    )
+    return edge.to_executorch(
+        ExecutorchBackendConfig(
+            extract_delegate_segments=True,
+            do_quant_fusion_and_const_prop=False,
+            run_reinplace_pass=True,  # caches are written in place; right only while a cache is 3-D and never viewed
+            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+            sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+        )
+    )
+
+
+def write_executorch(model: Model, weights: Weights, checkpoint: Path, folder: Path, sizes: Sizes) -> None:
+    """Writes the program into an existing folder, at no point holding its packed weights.
+
+    Args:
+        checkpoint: folder of the generation defaults.
+    """
+    constants = constant_methods(model, sizes, *_ends(checkpoint))
+    write(lower_streamed(model, weights, sizes, constants), folder)
+
+
+def lower_streamed(model: Model, weights: Weights, sizes: Sizes, constants: dict[str, Any]) -> ExecutorchProgramManager:
+    """A program whose weights are read when it is written."""
+    sources = Sources(weights)
+    with weightless(sources):
+        return lower(export_methods(model, sources.loader(), sizes), constants)
+
+
+def write(program: ExecutorchProgramManager, folder: Path) -> None:
+    with (folder / FILE).open("wb") as file:
+        program.write_to_file(file)
+
+
+def _ends(checkpoint: Path) -> tuple[list[int], int]:
+    """Ids that end a turn, and the one that begins a text."""
+    path = checkpoint / "generation_config.json"
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    eos = settings.get("eos_token_id", 1)
+    return eos if isinstance(eos, list) else [eos], settings.get("bos_token_id", 2)
