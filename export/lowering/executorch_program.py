@@ -28,6 +28,7 @@ from torch.export import Dim, ExportedProgram, export
 from export.config import Model
 from export.lowering.executorch_modules import AudioEncoder, TextDecoder, TokenEmbedding, VisionEncoder, patch_side
 from export.lowering.executorch_ops import Loader
+from export.lowering.executorch_patches.fast import fast
 from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_streams import Sources
 from export.weights import Weights
@@ -121,10 +122,9 @@ def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> di
 
 def lower(methods: dict[str, ExportedProgram], constants: dict[str, Any]) -> ExecutorchProgramManager:
     """Linears go to XNNPACK and nothing else: its approximations of other functions would turn int8 roundings."""
-    linears = XnnpackPartitioner(configs=[LinearConfig, AddmmConfig], config_precisions=ConfigPrecisionType.FP32)
     edge = to_edge_transform_and_lower(
         methods,
-        partitioner=[XnnpackDynamicallyQuantizedPartitioner(), linears],
+        partitioner={name: [_partitioner(program)] for name, program in methods.items()},
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         constant_methods=constants,
     )
@@ -137,6 +137,13 @@ def lower(methods: dict[str, ExportedProgram], constants: dict[str, Any]) -> Exe
             sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
         )
     )
+
+
+def _partitioner(program: ExportedProgram) -> XnnpackPartitioner:
+    """Of quantized linears where there are any, else of float ones: each costs a trace of the whole program."""
+    if any("dequantize_affine" in str(node.target) for node in program.graph.nodes):
+        return XnnpackDynamicallyQuantizedPartitioner()
+    return XnnpackPartitioner(configs=[LinearConfig, AddmmConfig], config_precisions=ConfigPrecisionType.FP32)
 
 
 def write_executorch(model: Model, weights: Weights, checkpoint: Path, folder: Path, sizes: Sizes) -> None:
@@ -152,7 +159,7 @@ def write_executorch(model: Model, weights: Weights, checkpoint: Path, folder: P
 def lower_streamed(model: Model, weights: Weights, sizes: Sizes, constants: dict[str, Any]) -> ExecutorchProgramManager:
     """A program whose weights are read when it is written."""
     sources = Sources(weights)
-    with weightless(sources):
+    with weightless(sources), fast(sources):
         return lower(export_methods(model, sources.loader(), sizes), constants)
 
 
