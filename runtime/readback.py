@@ -119,26 +119,26 @@ def _packed(weights: OnnxWeights, tensor: TensorDigest) -> str | None:
     scales = weights.arrays(tensor.name + SCALES)
     if not codes or not scales:
         return "not found"
-    if any(_sha256(_rows(array)) != tensor.sha256 for array in codes):
+    if any(digest_of(pieces(array)) != tensor.sha256 for array in codes):
         return "other codes"
     groups = tensor.shape[-1] // tensor.group if tensor.group else 1
-    if any(_sha256(_narrow(_unrepeated(array, groups), "bfloat16")) != tensor.scales_sha256 for array in scales):
+    if any(digest_of(narrow(_unrepeated(array, groups), "bfloat16")) != tensor.scales_sha256 for array in scales):
         return "other scales"
     return None
 
 
 def _dense(weights: OnnxWeights, tensor: TensorDigest) -> str | None:
-    whole = [_rows(array) for array in weights.arrays(tensor.name)]
+    whole = [pieces(array) for array in weights.arrays(tensor.name)]
     halves = [weights.arrays(tensor.name + half) for half in HALVES]
     tables = [_woven(*pair) for pair in zip(*halves, strict=False)]
     if not whole and not tables:
         return "not found"
-    if any(_sha256(_narrow(rows, tensor.dtype)) != tensor.sha256 for rows in [*whole, *tables]):
+    if any(digest_of(narrow(rows, tensor.dtype)) != tensor.sha256 for rows in [*whole, *tables]):
         return "other values"
     return None
 
 
-def _rows(array: NDArray) -> Iterator[NDArray]:
+def pieces(array: NDArray) -> Iterator[NDArray]:
     """The array in pieces, in order."""
     flat = array.reshape(-1)
     size = CHUNK // array.itemsize
@@ -167,7 +167,7 @@ def _unrepeated(scales: NDArray, groups: int) -> Iterator[NDArray]:
         yield np.ascontiguousarray(repeated[..., 0])
 
 
-def _narrow(pieces: Iterator[NDArray], dtype: str) -> Iterator[NDArray]:
+def narrow(pieces: Iterator[NDArray], dtype: str) -> Iterator[NDArray]:
     """fp32 values in the width that they had in the checkpoint.
 
     Raises:
@@ -185,7 +185,7 @@ def _narrow(pieces: Iterator[NDArray], dtype: str) -> Iterator[NDArray]:
         yield narrow
 
 
-def _sha256(pieces: Iterator[NDArray]) -> str:
+def digest_of(pieces: Iterator[NDArray]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).data)

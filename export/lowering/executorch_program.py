@@ -32,8 +32,8 @@ from export.lowering.executorch_patches.fast import fast
 from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_streams import Sources
 from export.weights import Weights
+from runtime.sessions.executorch import DATA_FILE, FILE
 
-FILE = "model.pte"
 SHORTEST_STEP = 256  # positions that a step holds at least
 
 
@@ -120,8 +120,14 @@ def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> di
     }
 
 
-def lower(methods: dict[str, ExportedProgram], constants: dict[str, Any]) -> ExecutorchProgramManager:
-    """Linears go to XNNPACK and nothing else: its approximations of other functions would turn int8 roundings."""
+def lower(
+    methods: dict[str, ExportedProgram], constants: dict[str, Any], tag: str | None = None
+) -> ExecutorchProgramManager:
+    """Linears go to XNNPACK and nothing else: its approximations of other functions would turn int8 roundings.
+
+    Args:
+        tag: of the file that holds the constants of portable operators; None: the program does.
+    """
     edge = to_edge_transform_and_lower(
         methods,
         partitioner={name: [_partitioner(program)] for name, program in methods.items()},
@@ -132,6 +138,7 @@ def lower(methods: dict[str, ExportedProgram], constants: dict[str, Any]) -> Exe
         ExecutorchBackendConfig(
             extract_delegate_segments=True,
             do_quant_fusion_and_const_prop=False,
+            external_constants=(lambda node: tag) if tag else False,
             run_reinplace_pass=True,  # caches are written in place; right only while a cache is 3-D and never viewed
             memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
             sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
@@ -146,26 +153,33 @@ def _partitioner(program: ExportedProgram) -> XnnpackPartitioner:
     return XnnpackPartitioner(configs=[LinearConfig, AddmmConfig], config_precisions=ConfigPrecisionType.FP32)
 
 
-def write_executorch(model: Model, weights: Weights, checkpoint: Path, folder: Path, sizes: Sizes) -> None:
+def write_executorch(
+    model: Model, weights: Weights, checkpoint: Path, folder: Path, sizes: Sizes, data_file: bool = False
+) -> None:
     """Writes the program into an existing folder, at no point holding its packed weights.
 
     Args:
         checkpoint: folder of the generation defaults.
+        data_file: puts the weights into a file beside the program.
     """
     constants = constant_methods(model, sizes, *_ends(checkpoint))
-    write(lower_streamed(model, weights, sizes, constants), folder)
+    write(lower_streamed(model, weights, sizes, constants, data_file), folder)
 
 
-def lower_streamed(model: Model, weights: Weights, sizes: Sizes, constants: dict[str, Any]) -> ExecutorchProgramManager:
+def lower_streamed(
+    model: Model, weights: Weights, sizes: Sizes, constants: dict[str, Any], data_file: bool = False
+) -> ExecutorchProgramManager:
     """A program whose weights are read when it is written."""
-    sources = Sources(weights)
+    sources = Sources(weights, Path(DATA_FILE).stem if data_file else None)
     with weightless(sources), fast(sources):
-        return lower(export_methods(model, sources.loader(), sizes), constants)
+        return lower(export_methods(model, sources.loader(), sizes), constants, sources.tag)
 
 
 def write(program: ExecutorchProgramManager, folder: Path) -> None:
+    """With its data file, where it has one."""
     with (folder / FILE).open("wb") as file:
         program.write_to_file(file)
+    program.write_tensor_data_to_file(str(folder))
 
 
 def _ends(checkpoint: Path) -> tuple[list[int], int]:

@@ -97,8 +97,13 @@ TREE = "weights."  # attribute of a method's module that holds its weights
 class Sources:
     """Stand-ins for the weights of a checkpoint, and streams of what they stand for."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, tag: str | None = None) -> None:
+        """
+        Args:
+            tag: of the data file beside the program that is to hold all weights; None: the program holds them.
+        """
         self.weights = weights
+        self.tag = tag
         self._linears: dict[str, tuple[Stream, Stream] | None] = {}
         self._tables: dict[int, Stream] = {}  # by the address of the stand-in
 

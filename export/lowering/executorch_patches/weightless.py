@@ -55,9 +55,10 @@ def _codes(sources: Sources) -> Any:
               force_fp32: bool = False, groups: int = 1) -> int:  # fmt: skip
         found = None if quant is None else sources.linear(_parameter(self, quant.q_input))
         if found is None:
+            tensor.meta["custom"] = (tensor.meta.get("custom") or {}) | {"delegate_constant_tag": sources.tag}
             return usual(self, tensor, graph, ids, nhwc, swap, quant, force_fp32, groups)
         codes, _ = found
-        return _store(self, graph, codes.name, codes, _tag(tensor))
+        return _store(self, graph, codes.name, codes, sources.tag)
 
     return index
 
@@ -68,10 +69,10 @@ def _scales(sources: Sources) -> Any:
     def params(self: NodeVisitor, quant: Any, graph: Any, external_tag: str | None = None) -> Any:
         found = sources.linear(_parameter(self, quant.q_input)) if quant.per_channel else None
         if found is None:
-            return usual(self, quant, graph, external_tag)
+            return usual(self, quant, graph, sources.tag)
         _, scales = found
         place = dict(scale=[], channel_dim=quant.axis, num_scales=scales.rows.size,
-                     scale_buffer_idx=_store(self, graph, f"{SCALE}{scales.name}", scales, external_tag))  # fmt: skip
+                     scale_buffer_idx=_store(self, graph, f"{SCALE}{scales.name}", scales, sources.tag))  # fmt: skip
         if quant.per_channel_group:
             return PerChannelGroupQuant(group_size=quant.group_size, **place)
         return PerChannelQuant(**place)
@@ -81,10 +82,6 @@ def _scales(sources: Sources) -> Any:
 
 def _parameter(visitor: NodeVisitor, node: Node) -> str | None:
     return visitor.exported_program.graph_signature.inputs_to_parameters.get(node.name)
-
-
-def _tag(tensor: Node) -> str | None:
-    return (tensor.meta.get("custom") or {}).get("delegate_constant_tag")
 
 
 def _store(visitor: NodeVisitor, graph: Any, key: str, stream: Stream, tag: str | None) -> int:
@@ -103,7 +100,8 @@ def _constant(sources: Sources) -> Any:
         stream = sources.table(spec.storage.data_ptr()) if spec.const and spec.storage is not None else None
         if stream is None:
             return usual(self, spec, constant_tag)
-        index = self.program_state.cached_spec_hash_values.get(stream.name, -1)
+        known = self.program_state.cached_spec_hash_values if constant_tag is None else {}
+        index = known.get(stream.name, -1)
         if index == -1:
             index = self._save_new_const_tensor(spec, stream, stream.name, None, constant_tag)
         return EValue(make_tensor_value(index, None, spec))

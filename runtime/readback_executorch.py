@@ -1,0 +1,215 @@
+"""Every weight read back out of a `.pte` and its data file, and what of it runs in a delegate.
+
+Delegates' data go by their sha256 and portable operators' constants by nothing, so weights are found by their digests:
+each piece of data is hashed in the forms that the lowering may have given a weight. Files are mapped, never read whole.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import UserError
+from runtime.manifest import TensorDigest
+from runtime.readback import BITS, Difference, digest_of, narrow, pieces
+from runtime.sessions.executorch import DATA_FILE, FILE
+
+HEAD = 4096  # bytes that hold a file's header
+SCALE = "scale_"  # begins the names of scales
+HASH = 64  # characters of a name that is a sha256
+BACKEND = "XnnpackBackend"
+DECODER = "text_decoder"
+CONSTANTS = {0: np.uint8, 1: np.int8, 5: np.float16, 6: np.float32}  # ScalarType of those that hold weights
+
+
+class ExecutorchWeights:
+    """The data of a program."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises:
+        UserError: no program there, or one that does not parse.
+        """
+        from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
+        from executorch.exir._serialize._program import _get_extended_header
+
+        self.folder = folder
+        self._bytes = _map(folder / FILE)
+        header = _get_extended_header(self._bytes[:HEAD].tobytes())
+        if header is None:
+            raise UserError(f"{folder / FILE} is no ExecuTorch program: export the bundle again")
+        self._base = header.segment_base_offset
+        self.program = _flatbuffer_to_program(self._bytes[: header.program_size].tobytes())
+
+    @cached_property
+    def blobs(self) -> dict[str, NDArray]:
+        """Data of delegates as bytes, by name, and constants that are in the data file, in their dtype."""
+        named = self.program.named_data or []
+        inside = {entry.key: self._segment(entry.segment_index) for entry in named}
+        return inside | (_read_data(self.folder / DATA_FILE) if (self.folder / DATA_FILE).exists() else {})
+
+    def constants(self) -> Iterator[NDArray]:
+        """Data of portable operators that may be weights."""
+        place, seen = self.program.constant_segment, set[int]()
+        for value in (value.val for plan in self.program.execution_plan for value in plan.values):
+            index = getattr(value, "data_buffer_idx", 0)
+            if index and value.allocation_info is None and index not in seen and int(value.scalar_type) in CONSTANTS:
+                seen.add(index)
+                dtype = np.dtype(CONSTANTS[int(value.scalar_type)])
+                start, count = place.offsets[index], int(np.prod(value.sizes, dtype=np.int64)) * dtype.itemsize
+                yield self._segment(place.segment_index)[start : start + count].view(dtype)
+
+    def _segment(self, index: int) -> NDArray[np.uint8]:
+        segment = self.program.segments[index]
+        start = self._base + segment.offset
+        if start + segment.size > len(self._bytes):
+            raise UserError(f"{self.folder / FILE} is cut short: export the bundle again")
+        return self._bytes[start : start + segment.size]
+
+    # Delegation
+
+    def delegated(self) -> set[str]:
+        """Names of the data that delegates of the decoder ask for."""
+        found = set[str]()
+        for delegate in self._plan(DECODER).delegates:
+            if delegate.id == BACKEND:
+                data = self._delegate(delegate.processed)
+                found |= {name for name in self.blobs if name.encode() in data}
+        return found
+
+    def _delegate(self, place: Any) -> bytes:
+        if int(place.location) == 0:  # inline
+            return bytes(self.program.backend_delegate_data[place.index].data)
+        return self._segment(place.index).tobytes()
+
+    def operators(self, method: str = DECODER) -> dict[str, int]:
+        """Calls of one step by the operator's name: what runs in portable kernels, and how many delegates."""
+        plan, calls = self._plan(method), Counter[str]()
+        for call in (step.instr_args for chain in plan.chains for step in chain.instructions):
+            if hasattr(call, "op_index"):
+                operator = plan.operators[call.op_index]
+                calls[f"{operator.name}.{operator.overload}".removesuffix(".")] += 1
+            elif hasattr(call, "delegate_index"):
+                calls[plan.delegates[call.delegate_index].id] += 1
+        return dict(calls.most_common())
+
+    def _plan(self, method: str) -> Any:
+        plans = [plan for plan in self.program.execution_plan if plan.name == method]
+        if not plans:
+            raise UserError(f"{self.folder / FILE} has no method {method}: export the bundle again")
+        return plans[0]
+
+
+def differences(folder: Path, tensors: Sequence[TensorDigest]) -> list[Difference]:
+    """What does not match, over all weights recorded; empty for a faithful folder.
+
+    Raises:
+        UserError: no program there, or one that does not parse.
+    """
+    weights = ExecutorchWeights(folder)
+    found = {digest for form in _forms(weights, _Wanted.of(tensors)) for digest in form}
+    reasons = ((tensor.name, _explain(tensor, found)) for tensor in tensors)
+    return [Difference(name, reason) for name, reason in reasons if reason]
+
+
+def _explain(tensor: TensorDigest, found: set[str]) -> str | None:
+    if tensor.sha256 not in found:
+        return "codes not found" if tensor.dtype in BITS else "not found"
+    return "scales not found" if tensor.scales_sha256 and tensor.scales_sha256 not in found else None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is looked for, so that large data need not be hashed in every form."""
+
+    digests: set[str]
+    dtypes: set[str]  # of weights that are not quantized
+
+    @classmethod
+    def of(cls, tensors: Sequence[TensorDigest]) -> "_Wanted":
+        digests = {digest for tensor in tensors for digest in (tensor.sha256, tensor.scales_sha256) if digest}
+        return cls(digests, {tensor.dtype for tensor in tensors} - set(BITS))
+
+
+def _forms(weights: ExecutorchWeights, wanted: _Wanted) -> Iterator[Iterator[str]]:
+    """Digests of all data, as the quantizer would have taken them."""
+    for name, blob in weights.blobs.items():
+        is_hash = len(name.removeprefix(SCALE)) == HASH
+        yield _blob_digests(name, blob, wanted) if is_hash else _constant_digests(blob, wanted)
+    for constant in weights.constants():
+        yield _constant_digests(constant, wanted)
+
+
+def _blob_digests(name: str, blob: NDArray[np.uint8], wanted: _Wanted) -> Iterator[str]:
+    """Of a delegate's data: scales are bf16 of groups or fp32 of rows, codes int4 or int8, and the rest fp32."""
+    as_is = digest_of(pieces(blob))
+    yield as_is
+    if as_is in wanted.digests:
+        return
+    if not name.startswith(SCALE):
+        yield digest_of(part ^ 0x80 for part in pieces(blob))
+    yield from _floats(blob, wanted.dtypes | {"bfloat16"})
+
+
+def _constant_digests(constant: NDArray, wanted: _Wanted) -> Iterator[str]:
+    if constant.dtype == np.uint8:  # an embedding, the even column high
+        yield digest_of(part >> 4 | part << 4 for part in pieces(constant))
+    elif constant.dtype == np.int8:
+        yield digest_of(part.view(np.uint8) ^ 0x80 for part in pieces(constant))
+    elif constant.dtype == np.float16:  # its scales
+        yield digest_of(narrow((part.astype(np.float32) for part in pieces(constant)), "bfloat16"))
+    else:
+        yield from _floats(constant.view(np.uint8), wanted.dtypes)
+
+
+def _floats(data: NDArray[np.uint8], dtypes: set[str]) -> Iterator[str]:
+    """Of fp32 values, in each dtype that holds them exactly."""
+    for dtype in dtypes if data.nbytes % 4 == 0 else ():
+        try:
+            yield digest_of(narrow(pieces(data.view(np.float32)), dtype))
+        except UserError:
+            continue
+
+
+def undelegated(folder: Path, tensors: Sequence[TensorDigest], embedding: str) -> list[str]:
+    """Quantized linears whose codes no XNNPACK delegate of the decoder asks for.
+
+    Args:
+        embedding: weight that is only looked up, unless it is tied to the head; its codes need no delegate then.
+    """
+    weights = ExecutorchWeights(folder)
+    wanted = _Wanted.of(tensors)
+    held = {digest for name in weights.delegated() for digest in _blob_digests(name, weights.blobs[name], wanted)}
+    return [tensor.name for tensor in tensors if tensor.dtype in BITS and tensor.name != embedding
+            and tensor.sha256 not in held]  # fmt: skip
+
+
+def _map(path: Path) -> NDArray[np.uint8]:
+    if not path.is_file() or not path.stat().st_size:
+        raise UserError(f"{path} is missing: name the ExecuTorch folder of a bundle")
+    return np.memmap(path, np.uint8, "r")
+
+
+def _read_data(path: Path) -> dict[str, NDArray]:
+    """Of a `.ptd`, by name; constants of portable operators in their dtype."""
+    from executorch.extension.flat_tensor.serialize.serialize import FlatTensorHeader, _deserialize_to_flat_tensor
+
+    data = _map(path)
+    header = FlatTensorHeader.from_bytes(data[8 : 8 + HEAD].tobytes())
+    if not header.is_valid():
+        raise UserError(f"{path} is no ExecuTorch data file: export the bundle again")
+    table = _deserialize_to_flat_tensor(data[: header.flatbuffer_offset + header.flatbuffer_size].tobytes())
+
+    def read(entry: Any) -> NDArray:
+        segment = table.segments[entry.segment_index]
+        start = header.segment_base_offset + segment.offset
+        if start + segment.size > len(data):
+            raise UserError(f"{path} is cut short: export the bundle again")
+        found = data[start : start + segment.size]
+        return found if entry.tensor_layout is None else found.view(CONSTANTS.get(int(entry.tensor_layout.scalar_type), np.uint8))
+
+    return {entry.key: read(entry) for entry in table.named_data}
