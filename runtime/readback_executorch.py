@@ -21,6 +21,7 @@ from runtime.sessions.executorch import DATA_FILE, FILE
 
 HEAD = 4096  # bytes that hold a file's header
 SCALE = "scale_"  # begins the names of scales
+OUTSIDE = 1  # TensorDataLocation.EXTERNAL
 HASH = 64  # characters of a name that is a sha256
 BACKEND = "XnnpackBackend"
 DECODER = "text_decoder"
@@ -56,8 +57,9 @@ class ExecutorchWeights:
         """Data of portable operators that may be weights."""
         place, seen = self.program.constant_segment, set[int]()
         for value in (value.val for plan in self.program.execution_plan for value in plan.values):
-            index = getattr(value, "data_buffer_idx", 0)
-            if index and value.allocation_info is None and index not in seen and int(value.scalar_type) in CONSTANTS:
+            index = getattr(value, "data_buffer_idx", 0)  # 0: none, or in the data file
+            held = index and value.allocation_info is None and int(value.scalar_type) in CONSTANTS
+            if held and index not in seen and not _is_outside(value):
                 seen.add(index)
                 dtype = np.dtype(CONSTANTS[int(value.scalar_type)])
                 start, count = place.offsets[index], int(np.prod(value.sizes, dtype=np.int64)) * dtype.itemsize
@@ -194,6 +196,11 @@ def _map(path: Path) -> NDArray[np.uint8]:
     return np.memmap(path, np.uint8, "r")
 
 
+def _is_outside(tensor: Any) -> bool:
+    """Whether a constant lies in the data file, whose index it carries then."""
+    return tensor.extra_tensor_info is not None and int(tensor.extra_tensor_info.location) == OUTSIDE
+
+
 def _read_data(path: Path) -> dict[str, NDArray]:
     """Of a `.ptd`, by name; constants of portable operators in their dtype."""
     from executorch.extension.flat_tensor.serialize.serialize import FlatTensorHeader, _deserialize_to_flat_tensor
@@ -210,6 +217,10 @@ def _read_data(path: Path) -> dict[str, NDArray]:
         if start + segment.size > len(data):
             raise UserError(f"{path} is cut short: export the bundle again")
         found = data[start : start + segment.size]
-        return found if entry.tensor_layout is None else found.view(CONSTANTS.get(int(entry.tensor_layout.scalar_type), np.uint8))
+        return (
+            found
+            if entry.tensor_layout is None
+            else found.view(CONSTANTS.get(int(entry.tensor_layout.scalar_type), np.uint8))
+        )
 
     return {entry.key: read(entry) for entry in table.named_data}

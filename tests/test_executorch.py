@@ -1,90 +1,36 @@
 """The `.pte`, run by ExecuTorch, against transformers' own model on the same dequantized weights."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from export.config import Model, read_model
 from export.lowering.executorch_modules import TextDecoder
 from export.lowering.executorch_ops import whole
-from export.lowering.executorch_program import Sizes, constant_methods, lower_streamed, write
-from export.schemes import INT4, INT8, Scheme, quantize_rows
-from export.weights import FloatTwin, MemoryWeights, Packed, Weights
+from export.schemes import INT4, INT8
 from runtime.errors import UserError
 from runtime.sessions import executorch as engine
-from runtime.sessions.base import Session
-from runtime.sessions.executorch import ExecutorchSession
+from runtime.sessions.base import ModelInputs
+from runtime.sessions.executorch import ExecutorchSession, join_patches, steps
+from runtime.sessions.executorch_runner import StockRunner
 from tests import random_models as models
+from tests.executorch_models import SHALLOW, SIZES, Lowered, error_of, logits_of
 from tests.random_models import Prompt
 
 BAR = 1e-5  # relative rms of a float twin
-SIZES = Sizes(context=128, step=64, image_tokens=16, audio_tokens=8)
-SHALLOW: dict[str, Any] = dict(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"])
-Reference = Any  # transformers' model
-
-
-def quantize(reference: Reference, scheme: Scheme | None) -> tuple[Model, MemoryWeights]:
-    """Quantizes the decoder's linears and the embedding, in the reference too."""
-    tensors: dict[str, NDArray[np.float32] | Packed] = {}
-    for name, tensor in reference.state_dict().items():
-        tensors[name] = tensor.numpy()
-        if scheme and tensor.ndim == 2 and name.startswith("model.language_model"):
-            rounded = quantize_rows(tensor, scheme)
-            packed = Packed(scheme, rounded.packed.numpy(), rounded.scales.float().numpy())
-            tensors[name] = packed
-            tensor.copy_(torch.from_numpy(packed.dense))
-    return read_model(reference.config), MemoryWeights(tensors)
-
-
-def lower(model: Model, weights: Weights, folder: Path, sizes: Sizes = SIZES) -> Path:
-    write(lower_streamed(model, weights, sizes, constant_methods(model, sizes, [1, 106], 2)), folder)
-    return folder
-
-
-def logits_of(session: Session, prompt: Prompt, chunks: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-    """Prefills in chunks, decodes the rest token by token; logits by the position they follow."""
-    session.reset()
-    found, at = {}, 0
-    for count in chunks:
-        logits = session.prefill(models.piece(prompt.inputs, at, at + count))
-        at += count
-        found[at - 1] = logits
-    for position in range(at, prompt.length):
-        found[position] = session.decode(int(prompt.inputs.input_ids[position]))
-    return found
-
-
-def error_of(session: Session, prompt: Prompt, chunks: Sequence[int], wanted: torch.Tensor) -> float:
-    """Relative rms over the logits of all steps."""
-    found = logits_of(session, prompt, chunks)
-    return models.relative_rms(torch.from_numpy(np.stack(list(found.values()))), wanted[list(found)])
-
-
-class Lowered:
-    """A random model in transformers, and what was made of it."""
-
-    def __init__(self, folder: Path, scheme: Scheme, twin: bool, **options: Any) -> None:
-        self.reference = models.random_model(models.random_config(**options))
-        self.model, self.weights = quantize(self.reference, scheme)
-        self.folder = lower(self.model, FloatTwin(self.weights) if twin else self.weights, folder)
-        self.session = ExecutorchSession(self.folder)
 
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     """Six layers with float linears."""
-    return Lowered(tmp_path_factory.mktemp("twin"), INT4, True)
+    return Lowered(tmp_path_factory.mktemp("twin"), INT4, twin=True)
 
 
 @pytest.fixture(scope="module", params=[INT4, INT8], ids=["int4", "int8"])
 def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     """Two layers with int8 activations."""
-    return Lowered(tmp_path_factory.mktemp("shipped"), request.param, False, **SHALLOW)
+    return Lowered(tmp_path_factory.mktemp("shipped"), request.param, **SHALLOW)
 
 
 def test_twin_on_text(twin: Lowered) -> None:
@@ -101,3 +47,128 @@ def test_twin_on_media(twin: Lowered, images: int, clips: int) -> None:
     wanted = models.reference_logits(twin.reference, prompt)
     for chunks in ([prompt.decode_from], models.chunks_around_images(prompt)):
         assert error_of(twin.session, prompt, chunks, wanted) < BAR
+
+
+def test_control_images_that_are_not_told_apart_fail(twin: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the flag beside their embeddings their tokens do not see each other."""
+    embed = ExecutorchSession._embed_image
+
+    def unflagged(self: ExecutorchSession, patches: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        return embed(self, patches, cells) * np.append(np.ones(twin.model.text.hidden, np.float32), np.float32(0))
+
+    prompt = models.media_prompt(1, 0, tail=4)
+    wanted = models.reference_logits(twin.reference, prompt)
+    monkeypatch.setattr(ExecutorchSession, "_embed_image", unflagged)
+    assert error_of(twin.session, prompt, [prompt.decode_from], wanted) > 100 * BAR
+
+
+def test_prompts_longer_than_a_step_are_cut(twin: Lowered) -> None:
+    prompt = models.text_prompt(120, 110)
+    wanted = models.reference_logits(twin.reference, prompt)
+    assert error_of(twin.session, prompt, [prompt.decode_from], wanted) < BAR
+
+
+def test_context_limit_leaves_the_sequence_intact(twin: Lowered) -> None:
+    prompt = models.text_prompt(120, 100)
+    with pytest.raises(UserError, match="129 positions do not fit the context of 128"):
+        twin.session.reset()
+        twin.session.prefill(models.text_prompt(129, 129).inputs)
+    wanted = logits_of(twin.session, prompt, [100])
+    twin.session.reset()
+    twin.session.prefill(models.piece(prompt.inputs, 0, 119))
+    with pytest.raises(UserError, match="context"):
+        twin.session.prefill(models.text_prompt(10, 10).inputs)
+    assert np.allclose(twin.session.decode(int(prompt.inputs.input_ids[119])), wanted[119], atol=1e-5)
+
+
+def test_two_sessions_side_by_side(shipped: Lowered) -> None:
+    prompts = models.text_prompt(60, 20), models.media_prompt(1, 1, tail=20)
+    other = ExecutorchSession(shipped.folder)
+    alone = [logits_of(shipped.session, prompt, [prompt.decode_from]) for prompt in prompts]
+    sessions = shipped.session, other
+    for session, prompt in zip(sessions, prompts, strict=True):
+        session.reset()
+        session.prefill(models.piece(prompt.inputs, 0, prompt.decode_from))
+    for step in range(20):
+        for session, prompt, wanted in zip(sessions, prompts, alone, strict=True):
+            at = prompt.decode_from + step
+            assert np.array_equal(session.decode(int(prompt.inputs.input_ids[at])), wanted[at])
+
+
+def rows_apart(lowered: Lowered, prompt: Prompt) -> np.ndarray:
+    """Relative difference of each position's logits from the same int8 arithmetic in torch."""
+    found = logits_of(lowered.session, prompt, [prompt.decode_from])
+    decoder = TextDecoder(lowered.model.text, whole(lowered.weights), SIZES.context, SIZES.step).eval()
+    lowered.session.reset()
+    embeds = torch.from_numpy(lowered.session._embed(prompt.inputs))[None]
+    bounds = [(0, prompt.decode_from), *((at, at + 1) for at in range(prompt.decode_from, prompt.length))]
+    wanted = [decoder(embeds[:, start:stop], torch.arange(start, stop)).flatten() for start, stop in bounds]
+    return np.array([models.relative_rms(torch.from_numpy(row), want)
+                     for row, want in zip(found.values(), wanted, strict=True)])  # fmt: skip
+
+
+def test_shipped_is_the_same_arithmetic_in_torch(shipped: Lowered) -> None:
+    """But for activations so close between two int8 steps that another order of sums turns them.
+
+    What is turned is remembered in the caches, so positions after it differ as well.
+    """
+    rows = rows_apart(shipped, models.media_prompt(1, 1, tail=60))
+    assert np.median(rows) < BAR
+    assert rows.max() < 5e-2
+
+
+def test_shipped_activations_are_int8(shipped: Lowered) -> None:
+    """Which costs some accuracy."""
+    prompt = models.text_prompt(60, 40)
+    wanted = models.reference_logits(shipped.reference, prompt)
+    assert 1e-3 < error_of(shipped.session, prompt, [40], wanted) < 5e-2
+
+
+@pytest.mark.parametrize("images, clips", [(0, 0), (1, 0), (0, 1), (2, 1)])
+def test_stock_runner_writes_the_same_tokens(shipped: Lowered, images: int, clips: int) -> None:
+    prompt = models.media_prompt(images, clips, tail=0).inputs if images or clips else models.text_prompt(100, 0).inputs
+    if prompt.image_position_ids is not None:
+        prompt = whole_images(prompt)
+    shipped.session.reset()
+    logits, wanted = shipped.session.prefill(prompt), []
+    for _ in range(12):
+        wanted.append(int(logits.argmax()))
+        logits = shipped.session.decode(wanted[-1])
+    assert StockRunner(shipped.folder).generate(prompt, 12) == wanted
+
+
+def whole_images(inputs: ModelInputs) -> ModelInputs:
+    """The runner knows no padding: images of 4x3 and 3x3 patches become as large as they have patches."""
+    assert inputs.image_position_ids is not None
+    inputs.image_position_ids[1::2] = [[i % 3, i // 3] if i < 9 else [-1, -1] for i in range(12)]
+    return inputs
+
+
+def test_patches_are_joined_to_the_image_they_were_cut_from() -> None:
+    image = np.random.default_rng(0).random((3, 8, 12), np.float32)
+    patches = image.reshape(3, 2, 4, 3, 4).transpose(1, 3, 2, 4, 0).reshape(6, 48)
+    cells = np.stack(np.meshgrid(np.arange(3), np.arange(2)), -1).reshape(6, 2)
+    padded = np.concatenate([patches, np.ones((2, 48), np.float32)]), np.concatenate([cells, np.full((2, 2), -1)])
+    assert np.array_equal(join_patches(*padded)[0], image)
+
+
+def test_steps_never_cut_an_image() -> None:
+    inside = np.array([0, 0, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0], bool)
+    assert list(steps(inside, 4)) == [(0, 2), (2, 6), (6, 10), (10, 12)]
+    with pytest.raises(UserError, match="an image takes more than the 2 positions"):
+        list(steps(inside, 2))
+
+
+def test_folders_and_engines_that_do_not_fit_are_named(
+    shipped: Lowered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"model\.pte is missing"):
+        ExecutorchSession(tmp_path)
+    (tmp_path / engine.FILE).write_bytes(bytes(1000))
+    with pytest.raises(UserError, match="does not load"):
+        ExecutorchSession(tmp_path)
+    with pytest.raises(UserError, match="has its threads already"):
+        ExecutorchSession(shipped.folder, threads=7)
+    monkeypatch.setattr(engine, "VERSION", "0.0.1")
+    with pytest.raises(UserError, match=r"bundles are for 0\.0\.1"):
+        ExecutorchSession(shipped.folder)

@@ -17,7 +17,7 @@ from export.schemes import Scheme, unpack
 from export.weights import Packed, Weights
 
 ACTIVATIONS = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN
-DTYPES = {4: torch.int4, 8: torch.int8}
+DTYPES = {4: getattr(torch, "int4"), 8: torch.int8}  # noqa: B009  mypy's torch has no int4
 
 
 class ExecutorchOps(TorchOps):

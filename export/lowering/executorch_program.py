@@ -46,11 +46,21 @@ class Sizes:
     image_tokens: int  # of one image
     audio_tokens: int  # of one clip
 
+    @property
+    def image_side(self) -> int:
+        """Soft tokens along one: twice the side of a square image, which bounds the memory planned for."""
+        return min(2 * isqrt(self.image_tokens), self.image_tokens)
+
     @classmethod
-    def of(cls, model: Model, context: int, image_tokens: int = 280, audio_tokens: int = 750) -> "Sizes":
-        """A step holds any image; a longer one would cost memory in the rings and the scores of attention."""
+    def of(cls, model: Model, checkpoint: Path, context: int) -> "Sizes":
+        """A step holds any image that the checkpoint's processor makes.
+
+        A longer one would cost memory, in the rings and in the scores of attention.
+        """
+        processor = _read(checkpoint / "processor_config.json")
+        image_tokens = processor.get("image_processor", {}).get("max_soft_tokens", 280)
         step = max(SHORTEST_STEP, image_tokens if model.image else 0)
-        return cls(context, min(step, context), image_tokens, audio_tokens)
+        return cls(context, min(step, context), image_tokens, processor.get("audio_seq_length", 750))
 
 
 @dataclass(frozen=True)
@@ -82,10 +92,9 @@ def _token_embedding(model: Model, loader: Loader, sizes: Sizes) -> Traced:
 
 
 def _vision_encoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
-    """An axis may be twice the side of a square image, which bounds the memory planned for."""
     assert model.image
-    side, longest = patch_side(model.image), min(2 * isqrt(sizes.image_tokens), sizes.image_tokens)
-    rows, columns = Dim("rows", min=1, max=longest), Dim("columns", min=1, max=longest)
+    side = patch_side(model.image)
+    rows, columns = Dim("rows", min=1, max=sizes.image_side), Dim("columns", min=1, max=sizes.image_side)
     pixels = torch.zeros(1, 3, 2 * side, 3 * side)
     return Traced(VisionEncoder(model.image, loader), (pixels,), ({2: side * rows, 3: side * columns},))
 
@@ -114,6 +123,7 @@ def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> di
         "use_sdpa_with_kv_cache": False,
         "enable_dynamic_shape": True,
         "get_max_step": sizes.step,
+        "get_max_image_side": sizes.image_side,
         "get_pad_id": model.tokens.pad,
         "get_image_id": -1 if model.tokens.image is None else model.tokens.image,
         "get_audio_id": -1 if model.tokens.audio is None else model.tokens.audio,
@@ -184,7 +194,10 @@ def write(program: ExecutorchProgramManager, folder: Path) -> None:
 
 def _ends(checkpoint: Path) -> tuple[list[int], int]:
     """Ids that end a turn, and the one that begins a text."""
-    path = checkpoint / "generation_config.json"
-    settings = json.loads(path.read_text()) if path.exists() else {}
+    settings = _read(checkpoint / "generation_config.json")
     eos = settings.get("eos_token_id", 1)
     return eos if isinstance(eos, list) else [eos], settings.get("bos_token_id", 2)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}

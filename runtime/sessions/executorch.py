@@ -36,7 +36,8 @@ class ExecutorchSession:
         self.program = open_program(folder, threads)
         self.context = self._constant("get_max_context_len")
         self.max_step = self._constant("get_max_step")
-        self._decoder = self._method("text_decoder")
+        # A program of its own: methods of one program share their memory, caches included.
+        self._decoder = load_method(open_program(folder, threads), folder, "text_decoder")
         self._embedding = self._method("token_embedding")
         self.position = 0
 
@@ -84,7 +85,11 @@ class ExecutorchSession:
         return np.concatenate([run(self._embedding, part) for part in parts])
 
     def _embed_image(self, patches: NDArray[np.float32], cells: NDArray[np.int64]) -> NDArray[np.float32]:
-        kept, columns = cells[cells[:, 0] >= 0], cells[:, 0].max() + 1
+        kept, columns, longest = cells[cells[:, 0] >= 0], cells[:, 0].max() + 1, self._constant("get_max_image_side")
+        if cells.max() >= longest:
+            raise UserError(
+                f"an image of {cells.max() + 1} soft tokens along a side is too long, {longest} fit: crop it"
+            )
         return run(self._vision, join_patches(patches, cells))[kept[:, 1] * columns + kept[:, 0]]
 
     def _embed_clip(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,15 +107,8 @@ class ExecutorchSession:
         return int(self._method(name).execute(())[0])
 
     def _method(self, name: str) -> Any:
-        if name not in self.program.method_names:
-            raise UserError(f"{self.folder / FILE} has no method {name}: leave such inputs out of the prompt, "
-                            "or export the model again")  # fmt: skip
-        try:
-            return self.program.load_method(name)
-        except RuntimeError as error:
-            raise UserError(f"{self.folder / FILE}: {name} does not load ({_reason(error)}); if there is a "
-                            f"{DATA_FILE}, it must be of the same export")  # fmt: skip
-            
+        return load_method(self.program, self.folder, name)
+
 
 def run(method: Any, array: NDArray) -> NDArray[np.float32]:
     """[1, ...] -> [T, hidden + 1], by an embedder."""
@@ -174,15 +172,33 @@ def open_program(folder: Path, threads: int | None = None) -> Any:
     return program
 
 
+def load_method(program: Any, folder: Path, name: str) -> Any:
+    """Raises:
+    UserError: there is none of this name, or its weights are not there.
+    """
+    if name not in program.method_names:
+        raise UserError(f"{folder / FILE} has no method {name}: leave such inputs out of the prompt, "
+                        "or export the model again")  # fmt: skip
+    try:
+        return program.load_method(name)
+    except RuntimeError as error:
+        raise UserError(f"{folder / FILE}: {name} does not load ({_reason(error)}); if it has a {DATA_FILE}, "
+                        "that must be of the same export") from None  # fmt: skip
+
+
 def _engine() -> Any:
     try:
         found = version("executorch")
         import executorch.kernels.quantized  # noqa: F401  registers the quantized embeddings
         from executorch.runtime import Runtime
     except ImportError as error:
-        raise UserError(f"the ExecuTorch runtime is not installed ({error}): pip install executorch=={VERSION}") from None
+        raise UserError(
+            f"the ExecuTorch runtime is not installed ({error}): pip install executorch=={VERSION}"
+        ) from None
     if found != VERSION:
-        raise UserError(f"executorch {found} is installed, bundles are for {VERSION}: pip install executorch=={VERSION}")
+        raise UserError(
+            f"executorch {found} is installed, bundles are for {VERSION}: pip install executorch=={VERSION}"
+        )
     return Runtime.get()
 
 

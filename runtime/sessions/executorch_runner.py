@@ -104,7 +104,7 @@ def _clips(inputs: ModelInputs) -> Iterator[Any]:
 
 def _spelling(vocabulary: int, folder: Path) -> Path:
     """A tokenizer.json whose every token is its number and a space."""
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+    model: dict[str, Any] = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
              "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
              "vocab": {f"{i} ": i for i in range(vocabulary)}, "merges": []}  # fmt: skip
     special = [{"id": i, "content": f"{i} ", "single_word": False, "lstrip": False, "rstrip": False,

@@ -16,6 +16,7 @@ from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.torchvision_shim import allow_torchvision
 
+Blocks = Mapping[str, int | None]
 Scales = Mapping[int, tuple[float, float]]  # of int8 keys and values, by layer
 SMALL = 10**8  # parameters
 SHARE_OF_MEMORY = 0.7  # of what is free, for weights: loading and logits take some too
@@ -26,17 +27,18 @@ class ReferenceSession:
     """One sequence in transformers' eager model; `variant` shares its weights.
 
     Two options show what an engine's arithmetic costs by itself:
-    `blocks` rounds what enters each quantized linear to int8, as ONNX Runtime's MatMulNBits does at accuracy level 4;
+    `blocks` rounds what enters each quantized linear to int8, as ONNX Runtime's MatMulNBits does at accuracy level 4,
+    or, without a size, as XNNPACK does;
     `kv_scales` rounds keys and values to int8 as they enter the cache.
     """
 
     name = "reference"
 
-    def __init__(self, model: Any, blocks: Mapping[str, int] | None = None, kv_scales: Scales | None = None) -> None:
+    def __init__(self, model: Any, blocks: Blocks | None = None, kv_scales: Scales | None = None) -> None:
         """
         Args:
             model: from `load_model`.
-            blocks: inputs that share a scale, by linear module.
+            blocks: inputs that share a scale, by linear module; None: a whole row does.
             kv_scales: step of int8 keys and values, by layer.
         """
         self.model = model
@@ -51,7 +53,7 @@ class ReferenceSession:
         """
         return cls(load_model(checkpoint))
 
-    def variant(self, blocks: Mapping[str, int] | None = None, kv_scales: Scales | None = None) -> "ReferenceSession":
+    def variant(self, blocks: Blocks | None = None, kv_scales: Scales | None = None) -> "ReferenceSession":
         """The same weights with other arithmetic."""
         return ReferenceSession(self.model, blocks, kv_scales)
 
@@ -159,12 +161,12 @@ def enough_threads(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def int8_activations(model: nn.Module, blocks: Mapping[str, int]) -> Iterator[None]:
+def int8_activations(model: nn.Module, blocks: Blocks) -> Iterator[None]:
     """While it lasts, what enters the linears named in `blocks` is rounded first."""
     with ExitStack() as stack:
         for name, size in blocks.items():
             hook = model.get_submodule(name).register_forward_pre_hook(
-                lambda module, inputs, size=size: (round_to_int8(inputs[0], size),)
+                lambda module, inputs, size=size: (round_to_int8(inputs[0], size) if size else round_rows(inputs[0]),)
             )
             stack.callback(hook.remove)
         yield
@@ -180,6 +182,17 @@ def round_to_int8(x: Tensor, block: int) -> Tensor:
     largest = blocks.abs().amax(-1, keepdim=True)
     codes = (blocks * torch.where(largest > 0, 127 / largest, 0)).round()
     return (codes * (largest / 127)).flatten(-2)[..., :width]
+
+
+def round_rows(x: Tensor) -> Tensor:
+    """[..., width] rounded per row to 256 steps from its least to its largest value, zero among them.
+
+    XNNPACK's qd8: scale = (largest - least) / 255, and the code of zero is the nearest to -128 - least / scale.
+    """
+    least, largest = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = torch.where(largest > least, (largest - least) / 255, 1)
+    zero = (-128 - least / scale).round().clamp(-128, 127)
+    return ((x / scale + zero).round().clamp(-128, 127) - zero) * scale
 
 
 # Int8 keys and values

@@ -1,7 +1,7 @@
 """Prepares each distinct delegate once: the 48 layers of Gemma 4 12B have seven between them.
 
-Delegates of layers alike differ in nothing but the names of their blobs, which are hashes and so of one length, and the
-numbers of their nodes for profilers. A delegate is prepared with numbers that are easy to find, which are then replaced.
+Delegates of layers alike differ in nothing but the names of their blobs, which are hashes and so of one length, and
+the numbers that profilers know their nodes by. A delegate is prepared with numbers that are easy to find and replace.
 """
 
 import copy
@@ -59,7 +59,7 @@ def prepared_once(sources: Sources) -> Iterator[None]:
 @contextmanager
 def _uncopied() -> Iterator[None]:
     """Programs are copied when they are prepared, not before; the method is inherited, so there is none to restore."""
-    XnnpackBackend.copy_exported_program_for_preprocess = classmethod(lambda cls, program, specs: program)  # type: ignore[method-assign, assignment]
+    XnnpackBackend.copy_exported_program_for_preprocess = classmethod(lambda cls, program, specs: program)
     try:
         yield
     finally:
@@ -122,8 +122,10 @@ def _shape(program: ExportedProgram) -> str:
             return [describe(part) for part in value]
         return str(value)
 
-    return repr([
-        (node.op, node.op != "placeholder" and str(node.target), describe(node.args), describe(list(node.kwargs.items())),
-         describe(node.meta.get("val")), parameters.get(node.name, "").rpartition(".")[2])
-        for node in program.graph.nodes
-    ])  # fmt: skip
+    def line(node: Node) -> list[Any]:
+        target = node.target if node.op != "placeholder" else None  # a placeholder's is its own name
+        kind = parameters.get(node.name, "").rpartition(".")[2]
+        return [node.op, str(target), describe(node.args), describe(list(node.kwargs.items())),
+                describe(node.meta.get("val")), kind]  # fmt: skip
+
+    return repr([line(node) for node in program.graph.nodes])

@@ -1,0 +1,161 @@
+"""No remedy changes a byte of a `.pte`, every weight comes back out of it, and every linear is in a delegate."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.lowering import executorch_patches, executorch_streams
+from export.lowering.executorch_ops import whole
+from export.lowering.executorch_patches.decompositions import fewer_traces
+from export.lowering.executorch_patches.delegates import prepared_once
+from export.lowering.executorch_patches.dependencies import lazy_dependencies
+from export.lowering.executorch_patches.weightless import weightless
+from export.lowering.executorch_program import export_methods, lower
+from export.lowering.executorch_streams import Sources, Stream
+from export.schemes import INT4, INT8, Scheme
+from export.weights import MemoryWeights, Packed
+from runtime.errors import UserError
+from runtime.manifest import TensorDigest
+from runtime.readback_executorch import ExecutorchWeights, differences, undelegated
+from runtime.sessions.executorch import DATA_FILE, FILE, ExecutorchSession
+from tests import random_models as models
+from tests.executorch_models import SHALLOW, SIZES, Lowered, constants, logits_of, quantize
+
+EMBEDDING = "model.language_model.embed_tokens.weight"
+ALIKE: dict[str, Any] = dict(
+    num_hidden_layers=3, layer_types=["sliding_attention", "sliding_attention", "full_attention"]
+)
+Remedy = Callable[[Sources], AbstractContextManager[None]]
+REMEDIES: dict[str, Remedy] = {
+    "fewer traces": lambda sources: fewer_traces(),
+    "delegates once": prepared_once,
+    "lazy dependencies": lambda sources: lazy_dependencies(),
+}
+
+
+@pytest.fixture(scope="module", params=[INT4, INT8], ids=["int4", "int8"])
+def lowered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    """Three layers, two of them alike."""
+    return Lowered(tmp_path_factory.mktemp("lowered"), request.param, **ALIKE)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    """With its weights in a data file."""
+    return Lowered(tmp_path_factory.mktemp("apart"), INT4, data_file=True, **SHALLOW)
+
+
+def test_streams_and_remedies_together_write_the_stock_bytes(lowered: Lowered) -> None:
+    """Stock: whole weights in memory, nothing patched."""
+    methods = export_methods(lowered.model, whole(lowered.weights), SIZES)
+    assert lower(methods, constants(lowered.model)).buffer == (lowered.folder / FILE).read_bytes()
+
+
+def test_each_remedy_writes_the_same_bytes() -> None:
+    reference = models.random_model(models.random_config(vision=False, audio=False, **ALIKE))
+    model, weights = quantize(reference, INT4)
+
+    def write(*remedies: Remedy) -> bytes:
+        sources = Sources(weights)
+        with weightless(sources):
+            for remedy in remedies:
+                with remedy(sources):
+                    return lower(export_methods(model, sources.loader(), SIZES), {}).buffer
+            return lower(export_methods(model, sources.loader(), SIZES), {}).buffer
+
+    plain = hashlib.sha256(write()).hexdigest()
+    for name, remedy in REMEDIES.items():
+        assert hashlib.sha256(write(remedy)).hexdigest() == plain, name
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executorch_patches, "VERSION", "0.0.1")
+    with pytest.raises(UserError, match=r"the lowering knows the internals of 0\.0\.1"), fewer_traces():
+        pass
+
+
+def digests(lowered: Lowered) -> list[TensorDigest]:
+    """As the quantizer would record them."""
+    return [_digest(name, tensor) for name, tensor in lowered.weights.tensors.items() if "lm_head" not in name]
+
+
+def _digest(name: str, tensor: np.ndarray | Packed) -> TensorDigest:
+    def narrow(values: np.ndarray) -> str:
+        return hashlib.sha256(torch.from_numpy(values).bfloat16().view(torch.uint16).numpy().tobytes()).hexdigest()
+
+    if isinstance(tensor, Packed):
+        return TensorDigest(name=name, shape=(len(tensor.codes), tensor.columns), dtype=f"int{tensor.scheme.bits}",
+                            group=tensor.scheme.group, sha256=hashlib.sha256(tensor.codes.tobytes()).hexdigest(),
+                            scales_sha256=narrow(tensor.scales))  # fmt: skip
+    return TensorDigest(name=name, shape=tensor.shape, dtype="bfloat16", sha256=narrow(tensor))
+
+
+def test_every_weight_comes_back(lowered: Lowered, apart: Lowered) -> None:
+    for made in lowered, apart:
+        assert differences(made.folder, digests(made)) == []
+
+
+def test_control_one_flipped_bit_is_found(lowered: Lowered, tmp_path: Path) -> None:
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+    packed = lowered.weights.packed(name)
+    assert packed
+    codes = executorch_streams.linear_codes(packed).to_bytes()
+    data = bytearray((lowered.folder / FILE).read_bytes())
+    data[data.index(codes) + len(codes) // 2] ^= 0x10
+    (tmp_path / FILE).write_bytes(data)
+    assert [difference.name for difference in differences(tmp_path, digests(lowered))] == [name]
+
+
+def test_every_linear_is_delegated(lowered: Lowered) -> None:
+    assert undelegated(lowered.folder, digests(lowered), "") == []
+    calls = ExecutorchWeights(lowered.folder).operators()
+    assert calls["XnnpackBackend"] == 4 * 3 + 1
+    assert not {"aten::mm.out", "aten::addmm.out", "aten::linear.out"} & set(calls)
+
+
+def test_control_a_lost_delegation_is_found(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All delegates of another backend."""
+    monkeypatch.setattr("runtime.readback_executorch.BACKEND", "OtherBackend")
+    lost = undelegated(lowered.folder, digests(lowered), "")
+    assert len(lost) == 7 * 3 - 1 + 1  # the full layer has no v_proj; the tied embedding is the head
+
+
+def test_weights_apart_give_the_same_logits(apart: Lowered, tmp_path: Path) -> None:
+    assert (apart.folder / FILE).stat().st_size < (apart.folder / DATA_FILE).stat().st_size
+    inside = Lowered(tmp_path, INT4, **SHALLOW)
+    prompt = models.media_prompt(1, 1, tail=20)
+    wanted = logits_of(inside.session, prompt, [prompt.decode_from])
+    found = logits_of(apart.session, prompt, [prompt.decode_from])
+    assert all(np.array_equal(found[at], logits) for at, logits in wanted.items())
+
+
+def test_an_absent_data_file_is_named(apart: Lowered, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes((apart.folder / FILE).read_bytes())
+    with pytest.raises(UserError, match=DATA_FILE):
+        ExecutorchSession(tmp_path)
+
+
+@pytest.mark.parametrize("scheme", [INT4, INT8])
+def test_streams_in_chunks(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executorch_streams, "CHUNK", 100)
+    codes = np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)
+    packed = Packed(scheme, codes, np.ones((50, 64 // 32 if scheme.group else 1), np.float32))
+    for stream in executorch_streams.linear_codes(packed), executorch_streams.table_codes(packed):
+        whole_bytes = stream.to_bytes()
+        assert len(stream) == len(whole_bytes) == 1600
+        assert stream.prefix(70) == whole_bytes[:70]
+        assert stream.sha256() == hashlib.sha256(whole_bytes).digest()
+    assert isinstance(stream, Stream)
+
+
+def test_stand_ins_take_no_memory() -> None:
+    codes = np.zeros((64, 32), np.uint8)
+    loader = Sources(MemoryWeights({"a.weight": Packed(INT4, codes, np.ones((64, 2), np.float32))})).loader()
+    weight: Any = loader.linear("a.weight")
+    assert sum(part.untyped_storage().nbytes() for part in (weight.qdata, weight.scale, weight.zero_point)) < 16
