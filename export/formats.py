@@ -34,8 +34,19 @@ def _lower_onnx(job: Lowering, folder: Path) -> dict[str, Program]:
     return describe_onnx(folder)
 
 
-FORMATS: dict[str, Lower] = {"onnx": _lower_onnx}
-PLANNED = ("executorch", "coreml")
+def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
+    from export.lowering.executorch_ports import describe_executorch  # seconds to import
+    from export.lowering.executorch_program import Sizes, write_executorch
+
+    if job.kv_scales:
+        raise UserError("format executorch keeps keys and values in fp32: choose a recipe without an int8 cache")
+    sizes = Sizes.of(job.model, job.checkpoint, job.context)
+    write_executorch(job.model, job.weights, job.checkpoint, folder, sizes)
+    return describe_executorch(job.model)
+
+
+FORMATS: dict[str, Lower] = {"onnx": _lower_onnx, "executorch": _lower_executorch}
+PLANNED = ("coreml",)
 
 
 def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:

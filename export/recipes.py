@@ -47,8 +47,8 @@ RECIPES = {
 }
 
 TARGETS = {  # what a bundle for each platform holds, in this order
-    "android": ("onnx",),
-    "desktop": ("onnx",),
+    "android": ("onnx", "executorch"),
+    "desktop": ("onnx", "executorch"),
     "ios": ("coreml",),
 }
 

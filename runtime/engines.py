@@ -1,12 +1,27 @@
 """Which engines run the artifacts of each format. A new format is one more row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.manifest import TensorDigest
+from runtime.readback import BITS, OnnxWeights
 from runtime.sessions.base import Session
+from runtime.sessions.executorch import ExecutorchSession
 from runtime.sessions.genai import GenaiSession
 from runtime.sessions.onnx import OnnxSession
+
+# From a format's folder and the weights recorded, the inputs that share a scale when they are rounded to int8, by
+# linear module; None: a whole row does.
+Rounds = Callable[[Path, Sequence[TensorDigest]], dict[str, int | None]]
+
+
+def _mat_mul_n_bits(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, int | None]:
+    return dict(OnnxWeights(folder).block_sizes())
+
+
+def _rows(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, int | None]:
+    return {tensor.name.removesuffix(".weight"): None for tensor in tensors if tensor.dtype in BITS}
 
 
 @dataclass(frozen=True)
@@ -17,6 +32,7 @@ class Engine:
     open: Callable[[Path], Session]
     splits_media: bool = True  # takes media in any prefill, not in the first alone
     exact: Callable[[Path], Session] | None = None  # the same artifact without int8 activations: its float twin
+    rounds: Rounds = _mat_mul_n_bits
 
 
 ENGINES = {
@@ -24,4 +40,5 @@ ENGINES = {
         Engine(OnnxSession.name, OnnxSession, exact=lambda folder: OnnxSession(folder, exact=True)),
         Engine(GenaiSession.name, GenaiSession, splits_media=False),
     ),
+    "executorch": (Engine(ExecutorchSession.name, ExecutorchSession, rounds=_rows),),
 }

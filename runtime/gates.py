@@ -37,12 +37,14 @@ GATES: Gates = {
     # files, bytes, template
     "files_wrong": at_most(0, "files missing, not listed, or of another size or sha256"),
     "weights_wrong": at_most(0, "weights missing or with another digest than the quantizer's"),
+    "undelegated": at_most(0, "quantized linears that ExecuTorch runs outside XNNPACK"),
     "prompts_wrong": at_most(0, "goldens whose messages no longer render to their tokens"),
     "copies_wrong": at_most(0, "files copied into an artifact that differ from the original"),
     # goldens, by the shipped engines
     "golden_greedy": at_most(0, "goldens with other greedy tokens, near ties excepted"),
     "golden_kl_mean": at_most(5e-3, "nats, over the recorded top logits"),
     "golden_rms": at_most(3e-2, "of the recorded top logits, relative"),
+    "runner_greedy": at_most(0, "goldens that ExecuTorch's stock runner continues otherwise, near ties excepted"),
     # lowering: the artifact against the quantized reference
     "twin_rms": at_most(1e-5, "float twin, relative"),
     "twin_rms_int8_cache": at_most(1e-2, "the same with int8 keys and values, whose roundings fall otherwise"),

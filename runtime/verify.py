@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
-from runtime.checks import files, goldens, lowering, preprocessing, quantization, template
+from runtime.checks import delegation, files, goldens, lowering, preprocessing, quantization, runner, template
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
@@ -29,8 +29,10 @@ class Check:
 CHECKS = {
     "files": Check(files.run),
     "bytes": Check(stored_bytes.run),
+    "delegation": Check(delegation.run),
     "template": Check(template.run, needs_goldens=True),
     "goldens": Check(goldens.run, needs_goldens=True),
+    "runner": Check(runner.run, needs_goldens=True),
     "preprocessing": Check(preprocessing.run, needs_goldens=True),
     "lowering": Check(lowering.run, ("quantized",)),
     "quantization": Check(quantization.run, ("quantized", "source", "evaluation")),

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from runtime import readback
+from runtime import readback, readback_executorch
 from runtime.job import Job
 from runtime.manifest import Measure
 
-READERS = {"onnx": readback.differences}  # by format
+READERS = {"onnx": readback.differences, "executorch": readback_executorch.differences}  # by format
 NAMED = 3  # differences spelled out
 
 

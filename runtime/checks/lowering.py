@@ -7,6 +7,7 @@ would decode it. The reference scores the same sequence in one go.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, groupby
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from runtime.gates import Gate
 from runtime.job import Job
 from runtime.manifest import Measure
 from runtime.prompt import append, split
-from runtime.readback import OnnxWeights
 from runtime.sessions.base import ModelInputs, Session
 from runtime.sessions.reference import ReferenceSession
 
@@ -62,7 +62,7 @@ def run(job: Job) -> Iterator[Measure]:
             job.status(f"{engine.name}: float twin")
             found = _run(engine.exact(folder), probes, job, engine)
             yield from (_twin(job, engine, *pair) for pair in zip(wanted, found, strict=True))
-        rounding = reference.variant(_blocks(job), job.kv_scales)
+        rounding = reference.variant(_blocks(job, engine, folder), job.kv_scales)
         job.status(f"{engine.name}: as shipped")
         found, rounded = _run(engine.open(folder), probes, job, engine), _score(rounding, probes, job, engine)
         for triple in zip(wanted, found, rounded, strict=True):
@@ -187,7 +187,7 @@ def _cache_cost(job: Job, probes: Sequence[Probe], rounding: ReferenceSession) -
         yield job.measure("lowering", "cache_kl", float(kl.mean()), modality=kind, note=f"largest {kl.max():.1e}")
 
 
-def _blocks(job: Job) -> dict[str, int]:
+def _blocks(job: Job, engine: Engine, folder: Path) -> dict[str, int | None]:
     """Inputs that share a scale when rounded, by the reference's modules."""
-    blocks = OnnxWeights(job.bundle / "onnx").block_sizes() if "onnx" in job.manifest.artifacts else {}
+    blocks = engine.rounds(folder, job.manifest.tensors)
     return {HEAD if module == EMBEDDING else module: size for module, size in blocks.items()}

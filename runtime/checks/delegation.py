@@ -1,0 +1,21 @@
+"""Does every quantized linear of an ExecuTorch program run in XNNPACK, and what else runs where?"""
+
+from collections.abc import Iterator
+
+from runtime.checks.lowering import EMBEDDING
+from runtime.job import Job
+from runtime.manifest import Measure
+from runtime.readback_executorch import BACKEND, ExecutorchWeights, undelegated
+
+FORMAT = "executorch"
+
+
+def run(job: Job) -> Iterator[Measure]:
+    if FORMAT not in job.manifest.artifacts:
+        return
+    folder = job.bundle / FORMAT
+    lost = undelegated(folder, job.manifest.tensors, f"{EMBEDDING}.weight")
+    yield job.measure("delegation", "undelegated", len(lost), engine=FORMAT, note="; ".join(lost))
+    calls = ExecutorchWeights(folder).operators()
+    portable = ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in calls.items() if name != BACKEND)
+    yield job.measure("delegation", "delegates", calls.get(BACKEND, 0), engine=FORMAT, note=f"portable: {portable}")
