@@ -1,0 +1,48 @@
+"""Seconds of lowering to ExecuTorch against the number of layers, each count in a process of its own.
+
+    python -m benchmarks.executorch_lowering [--layers 6 12 24]
+
+Random int4 decoders of the embedded model's width: time depends on the graph, not on the weights.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+from tests import random_models as models
+
+
+def measure(layers: int) -> dict[str, float]:
+    """In this process."""
+    from export.lowering.executorch_program import Sizes, lower_streamed
+    from export.schemes import INT4
+    from tests.executorch_models import quantize
+
+    reference = models.random_model(models.random_config(vision=False, audio=False, num_hidden_layers=layers))
+    model, weights = quantize(reference, INT4)
+    start, processor = time.perf_counter(), time.process_time()
+    program = lower_streamed(model, weights, Sizes(context=128, step=64, image_tokens=16, audio_tokens=8), {})
+    size = len(program.buffer)
+    return {"layers": layers, "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - processor,
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "bytes": size}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=[6, 12, 24])
+    parser.add_argument("--here", action="store_true", help="measure the first count in this process")
+    arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(measure(arguments.layers[0])))
+        return
+    for count in arguments.layers:
+        command = [sys.executable, "-m", "benchmarks.executorch_lowering", "--here", "--layers", str(count)]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        print(lines[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
