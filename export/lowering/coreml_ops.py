@@ -225,5 +225,3 @@ def _ints(*values: int) -> NDArray[np.int32]:
 
 def _cast(x: Var, dtype: type) -> Var:
     return x if x.dtype == dtype else mb.cast(x=x, dtype=NAMES[dtype])
-
-

@@ -87,7 +87,10 @@ def _files(programs: dict[str, Program], prefix: str) -> list[str]:
 
 def describe_function(file: str, function: Function, name: str | None = None) -> Program:
     """Of a package; with a name, where it holds several."""
-    given = {kind: [var for var in function.inputs.values() if types.is_state(var.sym_type) == kind] for kind in (False, True)}
+    given = {
+        kind: [var for var in function.inputs.values() if types.is_state(var.sym_type) == kind]
+        for kind in (False, True)
+    }
     return Program(file=file, function=name, inputs=list(_ports(given[False])), states=list(_ports(given[True])),
                    outputs=list(_ports(function.outputs)))  # fmt: skip
 

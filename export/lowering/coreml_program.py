@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import coremltools as ct
-import numpy as np
 from coremltools import _SPECIFICATION_VERSION_IOS_18 as IOS_18
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.backend.mil.load import CoreMLProtoExporter
@@ -24,7 +23,7 @@ from export.config import FULL, Audio, Image, Layer, Model, Text
 from export.graph.decoder import decoder_layer, project_logits, run_layers
 from export.graph.embedders import embed_audio, embed_image
 from export.graph.vocabulary import weights_of
-from export.lowering.coreml_ops import FP16, FP32, INT32, KINDS, LARGEST_LINEAR, STATE, MilOps, Step, of_kind
+from export.lowering.coreml_ops import FP16, FP32, INT32, LARGEST_LINEAR, STATE, MilOps, Step, of_kind
 from export.lowering.coreml_ports import Sizes, attention_of, describe_function
 from export.lowering.coreml_weights import Blob, RowsOf, StreamingExporter, WeightFile, stored_bytes
 from export.weights import Weights
@@ -132,7 +131,10 @@ def cut_head(text: Text, weights: Weights) -> Iterator[range]:
 
 def chunk(layers: Sequence[Layer], text: Text, sizes: Sizes, dtype: type) -> dict[str, Described]:
     """hidden_states -> hidden_states_out, and caches."""
-    return {name: _layers(layers, text, sizes, tokens, dtype) for name, tokens in (("decode", 1), ("prefill", sizes.prefill))}
+    return {
+        name: _layers(layers, text, sizes, tokens, dtype)
+        for name, tokens in (("decode", 1), ("prefill", sizes.prefill))
+    }
 
 
 def _layers(layers: Sequence[Layer], text: Text, sizes: Sizes, tokens: int, dtype: type) -> Described:
@@ -142,8 +144,13 @@ def _layers(layers: Sequence[Layer], text: Text, sizes: Sizes, tokens: int, dtyp
     for kind, names in attention.items():
         specs |= _step_specs(names, tokens, dtype)
         specs |= _state_spec(names, len(owners[kind]), of_kind(layers, kind)[0])
-    return Described(specs, "hidden_states_out", dtype, lambda ops, inputs: run_layers(ops, inputs["hidden_states"], layers),
-                     lambda inputs: Step(tokens, inputs, attention, owners))
+    return Described(
+        specs,
+        "hidden_states_out",
+        dtype,
+        lambda ops, inputs: run_layers(ops, inputs["hidden_states"], layers),
+        lambda inputs: Step(tokens, inputs, attention, owners),
+    )
 
 
 def _step_specs(names: Attention, tokens: int, dtype: type) -> dict[str, Any]:
@@ -168,7 +175,10 @@ def head(text: Text, dtype: type) -> Described:
 
 def vision(image: Image, tokens: int) -> Described:
     """patches, cells -> soft_tokens. In fp32 throughout: raw values come in, and it runs once for an image."""
-    specs = {"patches": mb.TensorSpec((1, tokens, image.patch_values), FP32), "cells": mb.TensorSpec((1, tokens, 2), INT32)}
+    specs = {
+        "patches": mb.TensorSpec((1, tokens, image.patch_values), FP32),
+        "cells": mb.TensorSpec((1, tokens, 2), INT32),
+    }
     return Described(specs, "soft_tokens", FP32,
                      lambda ops, inputs: embed_image(ops, inputs["patches"], inputs["cells"], image))  # fmt: skip
 
@@ -203,7 +213,9 @@ def save(functions: dict[str, Function], blobs: dict[str, Blob], path: Path, met
     _reset_conversion_state()
     size = sum(file_.stat().st_size for file_ in path.rglob("*") if file_.is_file())
     if size >= LARGEST_PACKAGE:
-        raise UserError(f"{path.name} takes {size} bytes, a package may take {LARGEST_PACKAGE}: choose a smaller recipe")
+        raise UserError(
+            f"{path.name} takes {size} bytes, a package may take {LARGEST_PACKAGE}: choose a smaller recipe"
+        )
 
 
 def _program(functions: dict[str, Function]) -> Program:

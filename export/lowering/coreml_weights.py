@@ -50,15 +50,19 @@ class Blob:
         return self.make(self.rows[:1]).nbytes * len(self.rows)
 
     def chunks(self) -> Iterator[NDArray]:
-        count = max(1, CHUNK // self.rows[:1].nbytes)
-        for start in range(0, len(self.rows), count):
-            yield np.ascontiguousarray(self.make(self.rows[start : start + count]))
+        return (np.ascontiguousarray(self.make(part)) for part in chunks(self.rows))
 
     def placeholder(self) -> NDArray:
         """Zeros of the same shape and type in the memory of one."""
         dtypes: dict[int, DTypeLike] = {FP16: np.float16, FP32: np.float32, INT8: np.int8, INT4: np.int8}
         zero = np.zeros((), dtypes[self.kind])
         return np.broadcast_to(zero.view(types.np_int4_dtype) if self.kind == INT4 else zero, self.shape)
+
+
+def chunks(rows: NDArray) -> Iterator[NDArray]:
+    """Some rows at a time."""
+    count = max(1, CHUNK // rows[:1].nbytes)
+    return (rows[start : start + count] for start in range(0, len(rows), count))
 
 
 def codes_of(packed: Packed) -> Blob:
@@ -148,5 +152,3 @@ class StreamingExporter(MILProtoExporter):
             self._offsets[name] = self.file.store(self.blobs[name])
         primitive = types_to_proto_primitive(var.sym_type.get_primitive())
         return create_file_value_tensor(FILE, self._offsets[name], self.blobs[name].shape, primitive)
-
-
