@@ -124,7 +124,8 @@ class MilOps:
         return mb.gelu(x=x, mode="TANH_APPROXIMATION")
 
     def softcap(self, x: Var, cap: float) -> Var:
-        return self.scale(mb.tanh(x=self.scale(x, 1 / cap)), cap)
+        """By the cap itself, which is exact in fp16; its reciprocal is not."""
+        return self.scale(mb.tanh(x=mb.real_div(x=x, y=types.nptype_from_builtin(self.dtype)(cap))), cap)
 
     def split_heads(self, x: Var, heads: int) -> Var:
         _, tokens, width = x.shape

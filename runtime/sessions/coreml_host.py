@@ -7,15 +7,48 @@ has reached: full layers overwrite it when one does, rings are never given it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import Attention, Host
+from runtime.errors import UserError
+from runtime.manifest import Attention, Host, Table
 from runtime.sessions.steps import steps
 
 Inputs = dict[str, NDArray]
 NONE = -1  # block of positions outside images
+CODES, SCALES = np.dtype("u1"), np.dtype("<f2")
+
+
+class Embedding:
+    """Rows of a table in files, mapped."""
+
+    def __init__(self, table: Table, bundle: Path) -> None:
+        """Raises:
+        UserError: a file is missing or of another size than the table says.
+        """
+        self.table = table
+        self._codes = _map(bundle / table.codes, CODES, table.rows)
+        self._scales = _map(bundle / table.scales, SCALES, table.rows) if table.scales else None
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """int [T] -> [T, columns]"""
+        codes = self._codes[ids]
+        if self._scales is None:
+            return codes.view("<f4")
+        if self.table.bits == 4:
+            codes = np.stack([codes & 15, codes >> 4], -1).reshape(len(ids), -1)
+        groups = codes.astype(np.float32).reshape(len(ids), -1, self.table.group) - 2 ** (self.table.bits - 1)
+        return (groups * self._scales[ids].astype(np.float32)[..., None]).reshape(len(ids), -1)
+
+
+def _map(path: Path, dtype: np.dtype, rows: int) -> NDArray:
+    """[rows, columns]"""
+    size = path.stat().st_size if path.is_file() else 0
+    if not size or size % (rows * dtype.itemsize):
+        raise UserError(f"{path} is missing or cut short: export the bundle again")
+    return np.memmap(path, dtype, "r").reshape(rows, -1)
 
 
 @dataclass(frozen=True)
