@@ -8,8 +8,7 @@ from export.lowering.coreml_bundle import write_coreml
 from export.lowering.coreml_ops import FP16
 from export.lowering.coreml_ports import Sizes
 from export.schemes import Scheme
-from export.weights import Weights
-from runtime.manifest import Artifact, Tokens
+from runtime.manifest import Tokens
 from runtime.sessions.coreml import CoremlSession
 from tests import random_models as models
 from tests.executorch_models import quantize
@@ -26,7 +25,9 @@ def tokens(model: Model) -> Tokens:
 class Lowered:
     """A random model in transformers, and what was made of it."""
 
-    def __init__(self, folder: Path, scheme: Scheme | None, sizes: Sizes = SIZES, dtype: type = FP16, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, scheme: Scheme | None, sizes: Sizes = SIZES, dtype: type = FP16, **options: Any
+    ) -> None:
         self.reference = models.random_model(models.random_config(**options))
         self.model, self.weights = quantize(self.reference, scheme)
         self.folder = folder
