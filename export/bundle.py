@@ -79,7 +79,8 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
     recorded = _record_goldens(order, model, folder)
     status("calibrating the cache")
     kv_scales = _kv_scales(order, model, weights, recorded, folder)
-    lowering = Lowering(model, weights, order.quantized, min(order.context, model.text.context), kv_scales)
+    context = min(order.context, model.text.context)
+    lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity)
     manifest = _manifest(order, folder, recorded, lowering, _lower_all(order, lowering, folder, status))
     write_manifest(folder, manifest)
     return manifest

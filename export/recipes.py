@@ -46,10 +46,23 @@ RECIPES = {
     )
 }
 
-TARGETS = {  # what a bundle for each platform holds, in this order
-    "android": ("onnx", "executorch"),
-    "desktop": ("onnx", "executorch"),
-    "ios": ("coreml",),
+
+@dataclass(frozen=True)
+class Target:
+    """What a bundle for a platform holds, in this order, and what it may hold when asked to."""
+
+    formats: tuple[str, ...]
+    on_request: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.formats + self.on_request
+
+
+TARGETS = {
+    "android": Target(("onnx", "executorch")),
+    "desktop": Target(("onnx", "executorch")),
+    "ios": Target(("coreml",), on_request=("executorch",)),
 }
 
 

@@ -12,8 +12,9 @@ from export.schemes import INT4, INT8
 from runtime.errors import UserError
 from runtime.sessions import executorch as engine
 from runtime.sessions.base import ModelInputs
-from runtime.sessions.executorch import ExecutorchSession, join_patches, steps
+from runtime.sessions.executorch import ExecutorchSession, join_patches
 from runtime.sessions.executorch_runner import StockRunner
+from runtime.sessions.steps import steps
 from tests import random_models as models
 from tests.executorch_models import SHALLOW, SIZES, Lowered, error_of, logits_of
 from tests.random_models import Prompt

@@ -34,7 +34,9 @@ class Package:
             UserError: no package there that can be read, or one with an operation that is not implemented here.
         """
         self.path = path
-        functions = read_program(path).functions
+        program = read_program(path)
+        functions = program.functions
+        self.metadata = dict(program.spec.description.metadata.userDefined)
         self.functions = {name: function.widened() if exact else function for name, function in functions.items()}
         self._constants = Constants(budget)
         for function in functions.values():

@@ -1,6 +1,5 @@
 """ExecuTorch's own runtime on the methods of one `.pte`, called as its multimodal runner calls them."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.steps import steps
 
 VERSION = "1.5.1"  # kernels and the file's format go together
 FILE = "model.pte"
@@ -113,27 +113,6 @@ class ExecutorchSession:
 def run(method: Any, array: NDArray) -> NDArray[np.float32]:
     """[1, ...] -> [T, hidden + 1], by an embedder."""
     return method.execute((torch.from_numpy(np.ascontiguousarray(array)),))[0].numpy()[0]
-
-
-def steps(inside: NDArray[np.bool_], longest: int) -> Iterator[tuple[int, int]]:
-    """Cuts a prompt into steps of at most so many positions, none of them inside an image.
-
-    Args:
-        inside: bool [T], positions of images.
-
-    Raises:
-        UserError: an image is longer than a step.
-    """
-    start = 0
-    while start < len(inside):
-        stop = min(start + longest, len(inside))
-        while start < stop < len(inside) and inside[stop] and inside[stop - 1]:
-            stop -= 1
-        if stop == start:
-            raise UserError(f"an image takes more than the {longest} positions of a step: make it smaller, "
-                            "or export the bundle again with more soft tokens for an image")  # fmt: skip
-        yield start, stop
-        start = stop
 
 
 def join_patches(patches: NDArray[np.float32], cells: NDArray[np.int64]) -> NDArray[np.float32]:
