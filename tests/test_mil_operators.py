@@ -175,8 +175,8 @@ def test_layer_norm(count: int, shape: tuple[int, ...], dtype: Any, scaled: bool
     def describe(x: Var) -> Var:
         return mb.layer_norm(x=x, axes=list(range(-count, 0)), gamma=gamma, beta=beta, epsilon=dtype(0.01))
 
-    wanted = functional.layer_norm(wide(x), shape[-count:], *(None if p is None else wide(p) for p in (gamma, beta)),
-                                   eps=float(dtype(0.01)))  # fmt: skip
+    weight, bias = (None if part is None else wide(part) for part in (gamma, beta))
+    wanted = functional.layer_norm(wide(x), shape[-count:], weight, bias, float(dtype(0.01)))
     agree(run(describe, x), wanted, dtype)
 
 
@@ -308,7 +308,7 @@ def test_places(data: Any, shape: tuple[int, ...], dtype: Any, seed: int) -> Non
     updates = random(x.take(indices, axis).shape, dtype, seed + 1)
     for mode in ("update", "add"):
         wanted = x.copy()
-        place = (*[slice(None)] * axis, indices)
+        place: Any = (*[slice(None)] * axis, indices)
         wanted[place] = updates if mode == "update" else wanted[place] + updates
 
         def describe(x: Var, indices: Var, updates: Var, mode: str = mode) -> Var:
