@@ -100,6 +100,13 @@ class BlobFile:
         return values(self.raw(offset, dtype, count), dtype, count).reshape(shape)
 
 
+class BlobFiles(dict[Path, BlobFile]):
+    """By path, each opened when it is first asked for."""
+
+    def __missing__(self, path: Path) -> BlobFile:
+        return self.setdefault(path, BlobFile(path))
+
+
 def values(raw: NDArray[np.uint8], dtype: str, count: int) -> NDArray:
     """Bytes as values, [count]; those below a byte as int8 or uint8."""
     if dtype not in NARROW:

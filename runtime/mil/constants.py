@@ -1,10 +1,8 @@
 """Constants of a program, weights among them, decompressed when an operation asks for them."""
 
-from pathlib import Path
-
 from torch import Tensor
 
-from runtime.mil.blobs import BlobFile
+from runtime.mil.blobs import BlobFiles
 from runtime.mil.decompression import DECOMPRESSIONS
 from runtime.mil.program import Argument, Function, Name, Operation, Stored
 from runtime.mil.tensors import rounded, tensor
@@ -26,7 +24,7 @@ class Constants:
         """
         self._room = budget
         self._kept: dict[tuple[object, ...], Tensor] = {}
-        self._files: dict[Path, BlobFile] = {}
+        self._files = BlobFiles()
 
     def argument(self, argument: Argument, function: Function) -> Constant:
         """fp32 where a float is declared, rounded to what is declared.
@@ -37,7 +35,7 @@ class Constants:
         if isinstance(argument, Name):
             return self._value(function.constants[argument.value], function)
         if isinstance(argument, Stored):
-            return tensor(self._file(argument.path).read(argument.offset, argument.type.dtype, argument.type.sizes))
+            return tensor(self._files[argument.path].read(argument.offset, argument.type.dtype, argument.type.sizes))
         return argument.value if isinstance(argument.value, str) else tensor(argument.value)
 
     def _value(self, operation: Operation, function: Function) -> Constant:
@@ -56,8 +54,3 @@ class Constants:
         value = arguments["val"] if operation.type == "const" else DECOMPRESSIONS[operation.type](**arguments)
         (declared,) = operation.outputs.values()
         return value if isinstance(value, str) else rounded(value, declared)
-
-    def _file(self, path: Path) -> BlobFile:
-        if path not in self._files:
-            self._files[path] = BlobFile(path)
-        return self._files[path]

@@ -127,8 +127,7 @@ def split(
 
 
 def reshape(x: Tensor, shape: Tensor) -> Tensor:
-    """0 keeps the size of `x` there."""
-    return x.reshape([size or x.shape[axis] for axis, size in enumerate(_ints(shape))])
+    return x.reshape(_ints(shape))
 
 
 def transpose(x: Tensor, perm: Tensor) -> Tensor:
