@@ -18,8 +18,9 @@ SIZES = Sizes(context=128, prefill=32, image_tokens=12, audio_tokens=4)
 
 def tokens(model: Model) -> Tokens:
     special = model.tokens
-    return Tokens(bos=2, eos=[1], pad=special.pad, suppress=[], image=special.image, audio=special.audio, video=special.video,
-                  begin_image=None, end_image=None, begin_audio=None, end_audio=None)  # fmt: skip
+    media = dict.fromkeys(("begin_image", "end_image", "begin_audio", "end_audio"))
+    return Tokens(bos=2, eos=[1], pad=special.pad, suppress=[], image=special.image, audio=special.audio,
+                  video=special.video, **media)  # fmt: skip
 
 
 class Lowered:
