@@ -9,6 +9,7 @@ import pytest
 import torch
 from coremltools.converters.mil import Builder as mb
 
+from export.lowering import coreml_ops, coreml_program
 from export.lowering.coreml_ops import FP32, MilOps
 from export.lowering.coreml_ports import Sizes
 from export.schemes import INT4, INT8, Scheme
@@ -126,23 +127,22 @@ def test_control_another_gelu_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert twin_errors(wrong, models.text_prompt(40, 30), [30])[0] > RMS
 
 
-LAYERS = ["sliding", "full", "sliding", "sliding", "sliding"]
+LAYERS = [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "full")]
 
 
-@pytest.mark.parametrize("scheme", [INT4, INT8, None], ids=["int4", "int8", "float"])
+@pytest.mark.parametrize(
+    "scheme, room, chunks, heads", [(INT4, 40_000, 5, 2), (INT8, 330_000, 3, 1), (None, 200_000, 5, 4)]
+)
 def test_other_patterns_of_layers_and_several_heads(
-    scheme: Scheme | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scheme: Scheme | None, room: int, chunks: int, heads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last chunk has no full layer; packages that hold little are cut further."""
-    monkeypatch.setattr("export.lowering.coreml_program.LARGEST_PACKAGE", 600_000)
-    monkeypatch.setattr("export.lowering.coreml_program.SPARE", 250_000)
-    for module in "coreml_program", "coreml_ops":
-        monkeypatch.setattr(f"export.lowering.{module}.LARGEST_LINEAR", 256)
-    kinds = [f"{kind}_attention" for kind in LAYERS]
-    lowered = Lowered(tmp_path, scheme, num_hidden_layers=len(kinds), layer_types=kinds)
-    chunks = 2 if scheme == INT4 else 3 if scheme == INT8 else 5
-    assert len(lowered.artifact.host.chunks) == chunks and lowered.artifact.host.heads
-    assert (scheme is not None) == (len(lowered.artifact.host.heads) == 1)
+    """Packages that have little room for weights are cut further, and so are linears of many rows."""
+    monkeypatch.setattr(coreml_program, "SPARE", coreml_program.LARGEST_PACKAGE - room)
+    for module in coreml_program, coreml_ops:
+        monkeypatch.setattr(module, "LARGEST_LINEAR", 256)
+    lowered = Lowered(tmp_path, scheme, num_hidden_layers=len(LAYERS), layer_types=LAYERS)
+    host = lowered.artifact.host
+    assert host and (len(host.chunks), len(host.heads)) == (chunks, heads)
     prompt = models.media_prompt(1, 1, tail=10)
     rms, kl = twin_errors(lowered, prompt, models.chunks_around_images(prompt))
     assert rms < RMS and kl < KL
