@@ -17,7 +17,7 @@ from coremltools.converters.mil.mil import Var, types
 from numpy.typing import NDArray
 
 from export.config import FULL, SLIDING, Layer
-from export.lowering.coreml_weights import SMALLEST, Blob, RowsOf, codes_of, dense_blob, scales_of
+from export.lowering.coreml_weights import SMALLEST, Blob, codes_of, dense_blob, scales_of
 from export.weights import Packed, Weights
 from runtime.errors import UserError
 from runtime.manifest import Attention
@@ -70,18 +70,18 @@ class MilOps:
         return self._step
 
     def weight(self, name: str) -> Var:
-        return _cast(self._dense(name, self.weights.dense(name)), self.dtype)
+        return _cast(self._dense(name), self.dtype)
 
     def linear(self, x: Var, module: str) -> Var:
         name = f"{module}.weight"
         packed = self.weights.packed(name)
         if packed is None:
-            return _cast(mb.linear(x=_cast(x, FP32), weight=self._dense(name, self.weights.dense(name))), self.dtype)
+            return _cast(mb.linear(x=_cast(x, FP32), weight=self._dense(name)), self.dtype)
         starts = range(0, len(packed.codes), LARGEST_LINEAR)
         if len(starts) == 1:
             return mb.linear(x=x, weight=self._expanded(name, packed))
-        parts = (RowsOf(self.weights, name, start, start + LARGEST_LINEAR).packed(name) for start in starts)
-        weights = (self._expanded(f"{name}.{i}", part) for i, part in enumerate(parts) if part)
+        parts = (packed.rows(start, start + LARGEST_LINEAR) for start in starts)
+        weights = (self._expanded(f"{name}.{i}", part) for i, part in enumerate(parts))
         return mb.concat(values=[mb.linear(x=x, weight=weight) for weight in weights], axis=-1)
 
     def embed(self, ids: Var, module: str) -> Var:
@@ -89,8 +89,7 @@ class MilOps:
 
     def grid_embed(self, cells: Var, table: str) -> Var:
         """In the table as it is, [rows, 2, width], row x is at 2 x and row y at 2 y + 1."""
-        rows = self.weights.dense(table)
-        stored = self._dense(table, rows.reshape(-1, rows.shape[-1]))
+        stored = self._dense(table, columns=True)
         places = mb.add(x=mb.mul(x=mb.maximum(x=cells, y=np.int32(0)), y=np.int32(2)), y=np.array([0, 1], np.int32))
         found = mb.gather(x=stored, indices=places, axis=0)
         valid = mb.cast(x=mb.greater_equal(x=cells, y=np.int32(0)), dtype="fp32")
@@ -102,12 +101,11 @@ class MilOps:
         mean = mb.reduce_mean(x=mb.mul(x=wide, y=wide), axes=[-1], keep_dims=True)
         normed = mb.mul(x=wide, y=mb.rsqrt(x=mean, epsilon=np.float32(eps)))
         if module:
-            name = f"{module}.weight"
-            normed = mb.mul(x=normed, y=self._dense(name, self.weights.dense(name)))
+            normed = mb.mul(x=normed, y=self._dense(f"{module}.weight"))
         return _cast(normed, self.dtype)
 
     def layer_norm(self, x: Var, module: str, eps: float) -> Var:
-        gamma, beta = (self._dense(name, self.weights.dense(name)) for name in (f"{module}.weight", f"{module}.bias"))
+        gamma, beta = self._dense(f"{module}.weight"), self._dense(f"{module}.bias")
         normed = mb.layer_norm(x=_cast(x, FP32), axes=[-1], gamma=gamma, beta=beta, epsilon=np.float32(eps))
         return _cast(normed, self.dtype)
 
@@ -196,11 +194,13 @@ class MilOps:
         scales = self._constant(f"{name}.scales", scales_of(packed, wide=self.dtype is FP32))
         return mb.constexpr_blockwise_shift_scale(data=data, scale=scales, name=_plain(name))
 
-    def _dense(self, name: str, values: NDArray[np.float32]) -> Var:
-        """fp32. A handful of values stays in the program."""
+    def _dense(self, name: str, columns: bool = False) -> Var:
+        """fp32; with `columns` as a table [n, columns]. A handful of values stays in the program."""
+        values = self.weights.dense(name)
         if values.size < SMALLEST:
-            return mb.const(val=np.ascontiguousarray(values, np.float32), name=_plain(name))
-        return self._constant(name, dense_blob(values))
+            return mb.const(val=values, name=_plain(name))
+        shape = (-1, values.shape[-1]) if columns else values.shape
+        return self._constant(name, dense_blob(self.weights, name, values.reshape(shape).shape))
 
     def _constant(self, name: str, blob: Blob) -> Var:
         """The functions of a package share it by its weight id."""

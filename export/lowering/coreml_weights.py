@@ -8,6 +8,7 @@ of 64 bytes with the number of entries, then entries that start at multiples of 
 the data. Programs refer to an entry by the offset of its metadata.
 """
 
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ ALIGNMENT = 64
 SENTINEL, VERSION = 0xDEADBEEF, 2
 ENTRY, HEADER = struct.Struct("<IIQQQ32x"), struct.Struct("<II56x")
 FP16, FP32, INT8, INT4 = 1, 2, 4, 8  # MILBlob's data types
+BITS = {FP16: 16, FP32: 32, INT8: 8, INT4: 4}
 SMALLEST = 10  # values of a weight that goes to the file; coremltools, too, leaves less in the program
 
 
@@ -42,21 +44,20 @@ class Blob:
 
     kind: int  # MILBlob's data type
     shape: tuple[int, ...]
-    rows: NDArray  # usually mapped from a file
+    load: Callable[[], NDArray]  # its rows, when they are written
     make: Callable[[NDArray], NDArray]  # some rows to what is written of them, row by row
 
     @property
     def bytes(self) -> int:
-        return self.make(self.rows[:1]).nbytes * len(self.rows)
+        return math.prod(self.shape) * BITS[self.kind] // 8
 
     def chunks(self) -> Iterator[NDArray]:
-        return (np.ascontiguousarray(self.make(part)) for part in chunks(self.rows))
+        return (np.ascontiguousarray(self.make(part)) for part in chunks(self.load()))
 
     def placeholder(self) -> NDArray:
         """Zeros of the same shape and type in the memory of one."""
-        dtypes: dict[int, DTypeLike] = {FP16: np.float16, FP32: np.float32, INT8: np.int8, INT4: np.int8}
-        zero = np.zeros((), dtypes[self.kind])
-        return np.broadcast_to(zero.view(types.np_int4_dtype) if self.kind == INT4 else zero, self.shape)
+        dtypes: dict[int, DTypeLike] = {FP16: np.float16, FP32: np.float32, INT8: np.int8, INT4: types.np_int4_dtype}
+        return np.broadcast_to(np.zeros((), dtypes[self.kind]), self.shape)
 
 
 def chunks(rows: NDArray) -> Iterator[NDArray]:
@@ -68,18 +69,22 @@ def chunks(rows: NDArray) -> Iterator[NDArray]:
 def codes_of(packed: Packed) -> Blob:
     """Two's complement: what the checkpoint packs has an offset, whose bit is the sign's."""
     kind, flip = (INT4, 0x88) if packed.scheme.bits == 4 else (INT8, 0x80)
-    return Blob(kind, (len(packed.codes), packed.columns), packed.codes, lambda rows: rows ^ np.uint8(flip))
+    return Blob(kind, (len(packed.codes), packed.columns), lambda: packed.codes, lambda rows: rows ^ np.uint8(flip))
 
 
 def scales_of(packed: Packed, wide: bool) -> Blob:
     """fp16, in which every scale is exact, or fp32."""
     kind, dtype = (FP32, np.float32) if wide else (FP16, np.float16)
-    return Blob(kind, packed.scales.shape, packed.scales, lambda rows: rows.astype(dtype))
+    return Blob(kind, packed.scales.shape, lambda: packed.scales, lambda rows: rows.astype(dtype))
 
 
-def dense_blob(values: NDArray[np.float32]) -> Blob:
-    """fp32: fp16 does not hold every bf16."""
-    return Blob(FP32, values.shape, values.reshape(-1, values.shape[-1]), lambda rows: rows)
+def dense_blob(weights: Weights, name: str, shape: tuple[int, ...]) -> Blob:
+    """fp32, as fp16 does not hold every bf16; loaded when it is written, and dropped then.
+
+    Args:
+        shape: the weight's own, or another of as many values.
+    """
+    return Blob(FP32, shape, lambda: weights.dense(name).reshape(-1, shape[-1]), lambda rows: rows)
 
 
 def stored_bytes(weights: Weights, name: str) -> int:
@@ -94,17 +99,16 @@ class RowsOf:
     def __init__(self, weights: Weights, name: str, start: int, stop: int) -> None:
         self.weights = weights
         self.name = name
-        self.span = slice(start, stop)
+        self.start = start
+        self.stop = stop
 
     def dense(self, name: str) -> NDArray[np.float32]:
         values = self.weights.dense(name)
-        return values[self.span] if name == self.name else values
+        return values[self.start : self.stop] if name == self.name else values
 
     def packed(self, name: str) -> Packed | None:
         packed = self.weights.packed(name)
-        if packed is None or name != self.name:
-            return packed
-        return Packed(packed.scheme, packed.codes[self.span], packed.scales[self.span])
+        return packed.rows(self.start, self.stop) if packed and name == self.name else packed
 
 
 class WeightFile:
