@@ -8,7 +8,8 @@ from export.lowering.coreml_bundle import write_coreml
 from export.lowering.coreml_ops import FP16
 from export.lowering.coreml_ports import Sizes
 from export.schemes import Scheme
-from runtime.manifest import Tokens
+from export.weights import Weights
+from runtime.manifest import Artifact, Tokens
 from runtime.sessions.coreml import CoremlSession
 from tests import random_models as models
 from tests.executorch_models import quantize
@@ -23,6 +24,11 @@ def tokens(model: Model) -> Tokens:
                   video=special.video, **media)  # fmt: skip
 
 
+def write(model: Model, weights: Weights, folder: Path, sizes: Sizes = SIZES, dtype: type = FP16) -> Artifact:
+    """By the product's route."""
+    return write_coreml(model, weights, folder, sizes, "a test", dtype)
+
+
 class Lowered:
     """A random model in transformers, and what was made of it."""
 
@@ -33,7 +39,7 @@ class Lowered:
         self.model, self.weights = quantize(self.reference, scheme)
         self.folder = folder
         self.sizes = sizes
-        self.artifact = write_coreml(self.model, self.weights, folder, sizes, "a test", dtype)
+        self.artifact = write(self.model, self.weights, folder, sizes, dtype)
 
     def session(self, exact: bool = False) -> CoremlSession:
         return CoremlSession(self.folder, self.artifact, tokens(self.model), exact)
