@@ -1,4 +1,4 @@
-"""The bytes of Core ML packages: coremltools' own writer and readers against ours, their size, and what writing takes."""
+"""The bytes of Core ML packages: coremltools' own writer and readers against ours; sizes, and what writing takes."""
 
 import tracemalloc
 from pathlib import Path
@@ -192,5 +192,5 @@ def test_control_a_blob_of_another_kind_is_another(tmp_path: Path) -> None:
     """coremltools' reader knows them apart."""
     with WeightFile(tmp_path / "weight.bin") as file:
         offset = file.store(Blob(coreml_weights.INT4, (2, 4), lambda: np.zeros((2, 2), np.uint8), lambda rows: rows))
-    with pytest.raises(RuntimeError, match="[Tt]ype"):
+    with pytest.raises(RuntimeError, match=r"[Tt]ype"):
         BlobReader(str(tmp_path / "weight.bin")).read_int8_data(offset)

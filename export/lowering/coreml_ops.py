@@ -17,7 +17,7 @@ from coremltools.converters.mil.mil import Var, types
 from numpy.typing import NDArray
 
 from export.config import FULL, SLIDING, Layer
-from export.lowering.coreml_weights import SMALLEST, Blob, codes_of, dense_blob, scales_of
+from export.lowering.coreml_weights import SMALLEST, Blob, codes_of, dense_blob, scales_of, zeros
 from export.weights import Packed, Weights
 from runtime.errors import UserError
 from runtime.manifest import Attention
@@ -76,13 +76,19 @@ class MilOps:
         name = f"{module}.weight"
         packed = self.weights.packed(name)
         if packed is None:
-            return _cast(mb.linear(x=_cast(x, FP32), weight=self._dense(name)), self.dtype)
+            return _cast(self._product(_cast(x, FP32), self._dense(name)), self.dtype)
         starts = range(0, len(packed.codes), LARGEST_LINEAR)
         if len(starts) == 1:
-            return mb.linear(x=x, weight=self._expanded(name, packed))
+            return self._product(x, self._expanded(name, packed))
         parts = (packed.rows(start, start + LARGEST_LINEAR) for start in starts)
         weights = (self._expanded(f"{name}.{i}", part) for i, part in enumerate(parts))
-        return mb.concat(values=[mb.linear(x=x, weight=weight) for weight in weights], axis=-1)
+        return mb.concat(values=[self._product(x, weight) for weight in weights], axis=-1)
+
+    def _product(self, x: Var, weight: Var) -> Var:
+        """With a bias of zeros, as one is written anyway: linears of a size share it."""
+        rows, wide = weight.shape[0], weight.dtype is FP32
+        bias = self._constant(f"zeros.{NAMES[weight.dtype]}.{rows}", zeros(rows, wide))
+        return mb.linear(x=x, weight=weight, bias=bias)
 
     def embed(self, ids: Var, module: str) -> Var:
         raise NotImplementedError("the host looks rows up: Core ML would expand the table on the heap")

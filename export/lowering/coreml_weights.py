@@ -74,8 +74,17 @@ def codes_of(packed: Packed) -> Blob:
 
 def scales_of(packed: Packed, wide: bool) -> Blob:
     """fp16, in which every scale is exact, or fp32."""
+    return _floats(packed.scales.shape, wide, lambda: packed.scales)
+
+
+def zeros(count: int, wide: bool) -> Blob:
+    """fp16 or fp32."""
+    return _floats((count,), wide, lambda: np.zeros(count))
+
+
+def _floats(shape: tuple[int, ...], wide: bool, load: Callable[[], NDArray]) -> Blob:
     kind, dtype = (FP32, np.float32) if wide else (FP16, np.float16)
-    return Blob(kind, packed.scales.shape, lambda: packed.scales, lambda rows: rows.astype(dtype))
+    return Blob(kind, shape, load, lambda rows: rows.astype(dtype))
 
 
 def dense_blob(weights: Weights, name: str, shape: tuple[int, ...]) -> Blob:
