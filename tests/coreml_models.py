@@ -8,8 +8,7 @@ from export.lowering.coreml_bundle import write_coreml
 from export.lowering.coreml_ops import FP16
 from export.lowering.coreml_ports import Sizes
 from export.schemes import Scheme
-from export.weights import Weights
-from runtime.manifest import Artifact, Tokens
+from runtime.manifest import Tokens
 from runtime.sessions.coreml import CoremlSession
 from tests import random_models as models
 from tests.executorch_models import quantize
