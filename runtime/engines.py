@@ -7,6 +7,7 @@ from pathlib import Path
 from runtime.manifest import TensorDigest
 from runtime.readback import BITS, OnnxWeights
 from runtime.sessions.base import Session
+from runtime.sessions.coreml import CoremlSession
 from runtime.sessions.executorch import ExecutorchSession
 from runtime.sessions.genai import GenaiSession
 from runtime.sessions.onnx import OnnxSession
@@ -31,8 +32,9 @@ class Engine:
     name: str
     open: Callable[[Path], Session]
     splits_media: bool = True  # takes media in any prefill, not in the first alone
-    exact: Callable[[Path], Session] | None = None  # the same artifact without int8 activations: its float twin
+    exact: Callable[[Path], Session] | None = None  # the same artifact with fp32 activations: its float twin
     rounds: Rounds = _mat_mul_n_bits
+    half: bool = False  # computes in fp16 instead of rounding to int8; keys and values of its twin are fp16 too
 
 
 ENGINES = {
@@ -41,4 +43,12 @@ ENGINES = {
         Engine(GenaiSession.name, GenaiSession, splits_media=False),
     ),
     "executorch": (Engine(ExecutorchSession.name, ExecutorchSession, rounds=_rows),),
+    "coreml": (
+        Engine(
+            CoremlSession.name,
+            CoremlSession.open,
+            exact=lambda folder: CoremlSession.open(folder, exact=True),
+            half=True,
+        ),
+    ),
 }

@@ -48,6 +48,9 @@ GATES: Gates = {
     # lowering: the artifact against the quantized reference
     "twin_rms": at_most(1e-5, "float twin, relative"),
     "twin_rms_int8_cache": at_most(1e-2, "the same with int8 keys and values, whose roundings fall otherwise"),
+    "twin_rms_coreml": at_most(3e-4, "the same of Core ML packages, keys and values being fp16 in the reference too"),
+    "twin_kl_coreml": at_most(1e-5, "nats, likewise"),
+    "kl_fp16": at_most(2, "KL of a Core ML package, as a multiple of that of transformers' own fp16 run"),
     "kl_mean": at_most(2e-3, "nats; or no worse than the same int8 arithmetic in torch"),
     "top_1": at_least(0.99, "same first token; or no worse than the same int8 arithmetic in torch"),
     "flips": at_most(0, "positions with another first token, near ties excepted"),

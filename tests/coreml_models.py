@@ -25,7 +25,9 @@ def tokens(model: Model) -> Tokens:
 class Lowered:
     """A random model in transformers, and what was made of it."""
 
-    def __init__(self, folder: Path, scheme: Scheme | None, sizes: Sizes = SIZES, dtype: type = FP16, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, scheme: Scheme | None, sizes: Sizes = SIZES, dtype: type = FP16, **options: Any
+    ) -> None:
         self.reference = models.random_model(models.random_config(**options))
         self.model, self.weights = quantize(self.reference, scheme)
         self.folder = folder
