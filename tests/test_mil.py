@@ -145,7 +145,7 @@ def test_exact_ignores_casts_to_fp16(tmp_path: Path) -> None:
      ({"first": at(SLOTS)}, "decode: slice_update .*an update of")],
 )  # fmt: skip
 def test_other_inputs(package: Package, change: dict[str, Any], reason: str) -> None:
-    given = {"x": rows(1), "first": at(0)} | change
+    given: dict[str, Any] = {"x": rows(1), "first": at(0)} | change
     held = package.new_state()
     with pytest.raises(UserError, match=reason):
         package.run("decode", {name: array for name, array in given.items() if array is not None}, held)

@@ -47,7 +47,7 @@ def codes_of(dtype: str, shape: tuple[int, ...], seed: int) -> NDArray:
 
 @st.composite
 def blocks(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Counts of blocks along each axis, and a shape they divide. Few values stay in the program, odd ones are padded."""
+    """Counts of blocks along each axis, a shape they divide. Few values stay in the program, odd ones are padded."""
     counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     return tuple(counts), tuple(count * draw(st.integers(1, 5)) for count in counts)
 
@@ -85,7 +85,7 @@ def test_affine(rows: int, columns: int, dtype: str, axis: int, scale: Any, seed
     """As packages for iOS 16 and 17 hold them, with scales for each index along an axis."""
     data = codes_of(dtype, (rows, columns), seed)
     points = codes_of(dtype, (data.shape[axis],), seed + 1)
-    scales = (np.random.default_rng(seed).random(data.shape[axis]) + 0.1).astype(scale)
+    scales = (np.random.default_rng(seed).random((data.shape[axis],)) + 0.1).astype(scale)
 
     def make() -> Var:
         return mb.constexpr_affine_dequantize(quantized_data=data, zero_point=points, scale=scales, axis=axis)
