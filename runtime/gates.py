@@ -37,6 +37,8 @@ GATES: Gates = {
     # files, bytes, template
     "files_wrong": at_most(0, "files missing, not listed, or of another size or sha256"),
     "weights_wrong": at_most(0, "weights missing or with another digest than the quantizer's"),
+    "packages_wrong": at_most(0, "faults of Core ML packages, found without running them"),
+    "package_size": at_most(1e9, "bytes of a Core ML package; phones map and compile one as a whole"),
     "undelegated": at_most(0, "quantized linears that ExecuTorch runs outside XNNPACK"),
     "prompts_wrong": at_most(0, "goldens whose messages no longer render to their tokens"),
     "copies_wrong": at_most(0, "files copied into an artifact that differ from the original"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
-from runtime.checks import delegation, files, goldens, lowering, preprocessing, quantization, runner, template
+from runtime.checks import delegation, files, goldens, lowering, packages, preprocessing, quantization, runner, template
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
@@ -30,6 +30,7 @@ CHECKS = {
     "files": Check(files.run),
     "bytes": Check(stored_bytes.run),
     "delegation": Check(delegation.run),
+    "packages": Check(packages.run),
     "template": Check(template.run, needs_goldens=True),
     "goldens": Check(goldens.run, needs_goldens=True),
     "runner": Check(runner.run, needs_goldens=True),

@@ -16,7 +16,7 @@ from coremltools.converters.mil.mil import Function, Program, types  # noqa: E40
 
 Var = Any  # a value of a MIL program
 Describe = Callable[[Mapping[str, Var]], Mapping[str, Var]]  # inputs -> outputs, by name
-IOS18 = ct.target.iOS18
+IOS16, IOS18 = ct.target.iOS16, ct.target.iOS18
 
 
 def function(specs: Mapping[str, Any], describe: Describe, target: Any = IOS18) -> Any:
@@ -62,3 +62,11 @@ def save(functions: Mapping[str, Any], path: Path, target: Any = IOS18, passes: 
         shutil.rmtree(path, ignore_errors=True)
         model.save(str(path))
     return path
+
+
+def model_file(package: Path) -> Path:
+    return package / "Data/com.apple.CoreML/model.mlmodel"
+
+
+def weight_file(package: Path) -> Path:
+    return package / "Data/com.apple.CoreML/weights/weight.bin"

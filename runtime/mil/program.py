@@ -140,7 +140,8 @@ class Program:
         """Raises:
         UserError: an operation that nothing here can read.
         """
-        return {name: self._function(name, function) for name, function in self.spec.mlProgram.functions.items()}
+        found = sorted(self.spec.mlProgram.functions.items())  # protobuf's maps have no order of their own
+        return {name: self._function(name, function) for name, function in found}
 
     def _function(self, name: str, message: Any) -> Function:
         if message.opset not in message.block_specializations:
