@@ -123,7 +123,7 @@ class Host(Record):
     heads: list[str]  # files, in order
     embedding: Table
     embedding_scale: float
-    attention: dict[Literal["sliding", "full"], Attention]
+    attention: dict[str, Attention]  # of the kinds of layers there are, `sliding` and `full`
     masked: float  # added to the scores of slots that must not be seen
 
 

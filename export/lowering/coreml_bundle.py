@@ -43,7 +43,12 @@ def write_table(weights: Weights, name: str, folder: Path) -> Table:
     _write(folder / SCALES, packed.scales, np.dtype("<f2"))
     group = packed.columns // packed.scales.shape[1]
     return Table(
-        rows=len(packed.codes), columns=packed.columns, bits=packed.scheme.bits, codes=CODES, scales=SCALES, group=group
+        rows=len(packed.codes),
+        columns=packed.columns,
+        bits=4 if packed.scheme.bits == 4 else 8,
+        codes=CODES,
+        scales=SCALES,
+        group=group,
     )
 
 
