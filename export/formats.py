@@ -1,18 +1,20 @@
 """The formats that a bundle can hold. A new backend is one more row."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.checkpoint import CheckpointWeights
 from export.config import Model
+from export.folders import locked, put_in_place
 from export.lowering.onnx_ports import describe_onnx
 from export.lowering.onnx_program import write_onnx
 from export.recipes import TARGETS
+from export.weights import FloatTwin, KvScales
 from runtime.errors import UserError
+from runtime.job import twin_folder
 from runtime.manifest import Artifact, Program
-
-KvScales = dict[int, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Lowering:
     checkpoint: Path  # quantized; with tokenizer, template and processor
     context: int  # positions to make room for
     kv_scales: KvScales | None  # where the cache is int8
+    data_file: bool = False  # ExecuTorch's weights in a file beside the program
+    exact: bool = False  # dequantized weights and no int8 activations
 
 
 Lower = Callable[[Lowering, Path], dict[str, Program]]  # writes an existing folder; returns its programs by role
@@ -38,14 +42,24 @@ def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
     from export.lowering.executorch_ports import describe_executorch  # seconds to import
     from export.lowering.executorch_program import Sizes, write_executorch
 
-    if job.kv_scales:
-        raise UserError("format executorch keeps keys and values in fp32: choose a recipe without an int8 cache")
-    sizes = Sizes.of(job.model, job.checkpoint, job.context)
-    write_executorch(job.model, job.weights, job.checkpoint, folder, sizes)
+    sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
+    weights = FloatTwin(job.weights) if job.exact else job.weights
+    write_executorch(job.model, weights, job.checkpoint, folder, sizes, job.data_file)
     return describe_executorch(job.model)
 
 
-FORMATS: dict[str, Lower] = {"onnx": _lower_onnx, "executorch": _lower_executorch}
+@dataclass(frozen=True)
+class Format:
+    """A way to write a model down."""
+
+    lower: Lower
+    twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
+
+
+FORMATS = {
+    "onnx": Format(_lower_onnx),
+    "executorch": Format(_lower_executorch, twin_apart=True),
+}
 PLANNED = ("coreml",)
 
 
@@ -53,10 +67,21 @@ def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     """Writes the artifact into its folder of the bundle."""
     folder = bundle / format_name
     folder.mkdir()
-    programs = FORMATS[format_name](job, folder)
+    programs = FORMATS[format_name].lower(job, folder)
     placed = {role: program.model_copy(update={"file": f"{format_name}/{program.file}"})
               for role, program in programs.items()}  # fmt: skip
-    return Artifact(programs=placed, kv_scales=job.kv_scales)
+    return Artifact(programs=placed, kv_scales=dict(job.kv_scales) if job.kv_scales else None)
+
+
+def lower_twin(format_name: str, job: Lowering) -> None:
+    """Writes the float twin into the quantized checkpoint's folder of them, where the format has one apart."""
+    if not FORMATS[format_name].twin_apart:
+        return
+    with locked(twin_folder(job.checkpoint, format_name, job.context)) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        FORMATS[format_name].lower(replace(job, exact=True, data_file=False), partial)
+        put_in_place(partial, twin_folder(job.checkpoint, format_name, job.context))
 
 
 def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -70,15 +95,19 @@ def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:
     for name in wanted:
         if name not in (*FORMATS, *PLANNED):
             raise UserError(f"no format {name!r}; there are {', '.join((*FORMATS, *PLANNED))}")
-    chosen = tuple(wanted) or TARGETS[target]
+    chosen = tuple(wanted) or TARGETS[target].formats
     for name in chosen:
         if name in PLANNED:
             raise UserError(f"format {name} is not built yet; these are: {', '.join(FORMATS)} "
                             f"(targets that ship them: {_targets_of(FORMATS)})")  # fmt: skip
-        if name not in TARGETS[target]:
-            raise UserError(f"target {target} does not ship {name}; it ships {', '.join(TARGETS[target])}")
+        if name not in _shipped(target):
+            raise UserError(f"target {target} does not ship {name}; it ships {', '.join(_shipped(target))}")
     return chosen
 
 
-def _targets_of(formats: dict[str, Lower]) -> str:
-    return ", ".join(target for target, shipped in TARGETS.items() if set(shipped) & set(formats))
+def _shipped(target: str) -> tuple[str, ...]:
+    return TARGETS[target].formats + TARGETS[target].on_request
+
+
+def _targets_of(formats: Collection[str]) -> str:
+    return ", ".join(target for target in TARGETS if set(_shipped(target)) & set(formats))

@@ -46,10 +46,19 @@ RECIPES = {
     )
 }
 
-TARGETS = {  # what a bundle for each platform holds, in this order
-    "android": ("onnx", "executorch"),
-    "desktop": ("onnx", "executorch"),
-    "ios": ("coreml",),
+
+@dataclass(frozen=True)
+class Target:
+    """A platform and the formats that a bundle for it holds, in this order."""
+
+    formats: tuple[str, ...]
+    on_request: tuple[str, ...] = ()
+
+
+TARGETS = {
+    "android": Target(("onnx", "executorch")),
+    "desktop": Target(("onnx",), on_request=("executorch",)),
+    "ios": Target(("coreml",), on_request=("executorch",)),
 }
 
 

@@ -32,6 +32,7 @@ class Engine:
     open: Callable[[Path], Session]
     splits_media: bool = True  # takes media in any prefill, not in the first alone
     exact: Callable[[Path], Session] | None = None  # the same artifact without int8 activations: its float twin
+    twin_apart: bool = False  # where `exact` runs another artifact, lowered from dequantized weights
     rounds: Rounds = _mat_mul_n_bits
 
 
@@ -40,5 +41,7 @@ ENGINES = {
         Engine(OnnxSession.name, OnnxSession, exact=lambda folder: OnnxSession(folder, exact=True)),
         Engine(GenaiSession.name, GenaiSession, splits_media=False),
     ),
-    "executorch": (Engine(ExecutorchSession.name, ExecutorchSession, rounds=_rows),),
+    "executorch": (
+        Engine(ExecutorchSession.name, ExecutorchSession, exact=ExecutorchSession, twin_apart=True, rounds=_rows),
+    ),
 }

@@ -66,6 +66,7 @@ def verify(
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]
     measures = [measure for name in ran for measure in _run(name, wanted[name], job)]
+    skipped |= job.skipped
     return Verification(ran=ran, skipped=skipped, measures=measures, passed=all(measure.passed for measure in measures))
 
 

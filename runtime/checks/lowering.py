@@ -58,9 +58,9 @@ def run(job: Job) -> Iterator[Measure]:
         yield from _cache_cost(job, probes, reference)
     for engine, folder in job.engines():
         wanted = _score(reference, probes, job, engine)
-        if engine.exact:
+        if twin := job.open_twin(engine, folder):
             job.status(f"{engine.name}: float twin")
-            found = _run(engine.exact(folder), probes, job, engine)
+            found = _run(twin, probes, job, engine)
             yield from (_twin(job, engine, *pair) for pair in zip(wanted, found, strict=True))
         rounding = reference.variant(_blocks(job, engine, folder), job.kv_scales)
         job.status(f"{engine.name}: as shipped")
