@@ -16,6 +16,8 @@ from runtime.prompt import MediaTokens, Prompter
 from runtime.sessions.base import Session
 from runtime.sessions.reference import ReferenceSession
 
+EMBEDDING, HEAD = "model.language_model.embed_tokens", "lm_head"  # one weight in the checkpoint
+
 
 @dataclass
 class Job:
@@ -42,6 +44,11 @@ class Job:
         for format_ in self.manifest.artifacts:
             for engine in ENGINES.get(format_, ()):
                 yield engine, self.bundle / format_
+
+    def blocks(self, engine: Engine, folder: Path) -> dict[str, int | None]:
+        """Inputs that share a scale when the engine rounds them to int8, by the reference's linear modules."""
+        found = engine.rounds(folder, self.manifest.tensors)
+        return {HEAD if module == EMBEDDING else module: size for module, size in found.items()}
 
     def open_twin(self, engine: Engine, folder: Path) -> Session | None:
         """The artifact without int8 activations; None where there is none, which is noted unless it never is."""

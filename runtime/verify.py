@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
-from runtime.checks import delegation, files, goldens, lowering, preprocessing, quantization, runner, template
+from runtime.checks import delegation, files, goldens, lowering, preprocessing, quantization, rounding, runner, template
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
@@ -35,6 +35,7 @@ CHECKS = {
     "runner": Check(runner.run, needs_goldens=True),
     "preprocessing": Check(preprocessing.run, needs_goldens=True),
     "lowering": Check(lowering.run, ("quantized",)),
+    "rounding": Check(rounding.run, ("quantized",), needs_goldens=True),
     "quantization": Check(quantization.run, ("quantized", "source", "evaluation")),
 }
 CRASHED = Gate(0, False, "checks that stopped with an error")

@@ -105,7 +105,9 @@ class AudioEncoder(Method):
 class TextDecoder(Method):
     """`text_decoder`"""
 
-    def __init__(self, text: Text, loader: Loader, max_context: int, max_step: int, kv_scales: KvScales | None = None) -> None:
+    def __init__(
+        self, text: Text, loader: Loader, max_context: int, max_step: int, kv_scales: KvScales | None = None
+    ) -> None:
         super().__init__(_tensors(loader, decode, None, text))
         self.text = text
         self.caches = new_caches(text, max_context, max_step, kv_scales)

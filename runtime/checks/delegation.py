@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from runtime.checks.lowering import EMBEDDING
-from runtime.job import Job
+from runtime.job import EMBEDDING, Job
 from runtime.manifest import Measure
 from runtime.readback_executorch import BACKEND, ExecutorchWeights, undelegated
 

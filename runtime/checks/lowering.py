@@ -7,7 +7,6 @@ would decode it. The reference scores the same sequence in one go.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, groupby
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,6 @@ TEXT_POSITIONS = 400  # at least so many are decoded
 CONTINUATION = 64  # positions decoded after the prompts of other modalities
 STEPS = (5, 1, 24, 3)  # sizes of prefills, again and again
 SLACK = 1.1  # by which an engine's KL may exceed that of the same arithmetic in torch: roundings fall otherwise
-
-EMBEDDING, HEAD = "model.language_model.embed_tokens", "lm_head"
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def run(job: Job) -> Iterator[Measure]:
             job.status(f"{engine.name}: float twin")
             found = _run(twin, probes, job, engine)
             yield from (_twin(job, engine, *pair) for pair in zip(wanted, found, strict=True))
-        rounding = reference.variant(_blocks(job, engine, folder), job.kv_scales)
+        rounding = reference.variant(job.blocks(engine, folder), job.kv_scales)
         job.status(f"{engine.name}: as shipped")
         found, rounded = _run(engine.open(folder), probes, job, engine), _score(rounding, probes, job, engine)
         for triple in zip(wanted, found, rounded, strict=True):
@@ -185,9 +182,3 @@ def _cache_cost(job: Job, probes: Sequence[Probe], rounding: ReferenceSession) -
     for want, got in zip(*(_score(session, probes, job, engine) for session in (job.reference, rounding)), strict=True):
         kl, kind = metrics.kl_divergence(want.logits, got.logits), want.modality
         yield job.measure("lowering", "cache_kl", float(kl.mean()), modality=kind, note=f"largest {kl.max():.1e}")
-
-
-def _blocks(job: Job, engine: Engine, folder: Path) -> dict[str, int | None]:
-    """Inputs that share a scale when rounded, by the reference's modules."""
-    blocks = engine.rounds(folder, job.manifest.tensors)
-    return {HEAD if module == EMBEDDING else module: size for module, size in blocks.items()}
