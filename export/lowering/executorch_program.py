@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig
@@ -184,7 +185,8 @@ def lower_streamed(
 ) -> ExecutorchProgramManager:
     """A program whose weights are read when it is written."""
     sources = Sources(weights, Path(DATA_FILE).stem if data_file else None)
-    with weightless(sources), fast(sources):
+    with weightless(sources), fast(sources), catch_warnings():
+        simplefilter("ignore")  # of deprecated calls that torch makes within itself
         return lower(export_methods(model, sources.loader(), sizes), constants, sources.tag)
 
 
