@@ -15,6 +15,9 @@ def run(job: Job) -> Iterator[Measure]:
     folder = job.bundle / FORMAT
     lost = undelegated(folder, job.manifest.tensors, f"{EMBEDDING}.weight")
     yield job.measure("delegation", "undelegated", len(lost), engine=FORMAT, note="; ".join(lost))
-    calls = ExecutorchWeights(folder).operators()
+    weights = ExecutorchWeights(folder)
+    calls = weights.operators()
     portable = ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in calls.items() if name != BACKEND)
     yield job.measure("delegation", "delegates", calls.get(BACKEND, 0), engine=FORMAT, note=f"portable: {portable}")
+    yield job.measure("delegation", "planned_bytes", weights.planned_bytes(), engine=FORMAT,
+                      note="that the decoder's caches and activations take")  # fmt: skip
