@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While it lasts, whatever this process writes to stdout and stderr goes nowhere, native code's lines included."""
+    """While it lasts, what this process writes to stdout and stderr goes nowhere, native code's lines included."""
     sys.stdout.flush(), sys.stderr.flush()
     saved = [os.dup(stream) for stream in (1, 2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.errors import UserError
+from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
 
 VERSION = "1.5.1"  # kernels and the file's format go together
@@ -164,7 +165,8 @@ def open_program(folder: Path, threads: int | None = None) -> Any:
     _set_threads(threads)
     data = folder / DATA_FILE
     try:
-        program = runtime.load_program(folder / FILE, data_path=data if data.exists() else None)
+        with quiet():  # it logs what it then raises
+            program = runtime.load_program(folder / FILE, data_path=data if data.exists() else None)
     except RuntimeError as error:
         raise UserError(f"{folder / FILE} does not load ({_reason(error)}): export the bundle again") from None
     if "get_max_step" not in program.method_names:
@@ -180,7 +182,8 @@ def load_method(program: Any, folder: Path, name: str) -> Any:
         raise UserError(f"{folder / FILE} has no method {name}: leave such inputs out of the prompt, "
                         "or export the model again")  # fmt: skip
     try:
-        return program.load_method(name)
+        with quiet():
+            return program.load_method(name)
     except RuntimeError as error:
         raise UserError(f"{folder / FILE}: {name} does not load ({_reason(error)}); if it has a {DATA_FILE}, "
                         "that must be of the same export") from None  # fmt: skip
