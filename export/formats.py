@@ -11,6 +11,8 @@ from export.lowering.onnx_program import write_onnx
 from export.recipes import TARGETS
 from runtime.errors import UserError
 from runtime.manifest import Artifact, Program
+from runtime.sessions.executorch import artifact_files
+from runtime.weight_cache import cache_name, load_options
 
 KvScales = dict[int, tuple[float, float]]
 
@@ -56,7 +58,13 @@ def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     programs = FORMATS[format_name](job, folder)
     placed = {role: program.model_copy(update={"file": f"{format_name}/{program.file}"})
               for role, program in programs.items()}  # fmt: skip
-    return Artifact(programs=placed, kv_scales=job.kv_scales)
+    return Artifact(programs=placed, kv_scales=job.kv_scales, load_options=_load_options(folder))
+
+
+def _load_options(folder: Path) -> dict[str, dict[str, bool | str]] | None:
+    """Of an ExecuTorch program."""
+    files = artifact_files(folder)
+    return load_options(cache_name(files)) if files else None
 
 
 def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:
