@@ -19,8 +19,8 @@ and in C++, which Android's apps call through JNI, as Kotlin's BackendOptionsMap
     backends.set_options("XnnpackBackend", options.view());
     module->load(backends);  // it keeps a copy, for all methods that it loads later
 
-`LlmModule` and Swift's `MultimodalRunner` make a Module of their own and pass no options. The C++ MultimodalRunner takes
-one that has them: make it of the parts that `create_multimodal_runner` makes it of.
+`LlmModule` and Swift's `MultimodalRunner` make a Module of their own and pass no options. The C++ MultimodalRunner
+takes one that has them: make it of the parts that `create_multimodal_runner` makes it of.
 
 The engine looks packed weights up by the sha256 of their codes; scales do not count, though they are packed as well. So
 a file must never serve two artifacts, and carries the artifact's identity in its name.
@@ -45,7 +45,7 @@ from runtime.errors import UserError
 SOURCE = Path(__file__).parent / "native" / "weight_cache.cpp"
 VERSION = "1.5.1"  # the ExecuTorch whose symbol the library stands in for
 ENGINE = "libexecutorch.so"
-HEADS = {b"eh00": 24, b"FH01": 32}  # by the mark at byte 8 of a .pte or .ptd: where its header says how long its head is
+HEADS = {b"eh00": 24, b"FH01": 32}  # by the mark at byte 8 of a .pte and a .ptd: where the length of its head stands
 LONGEST = 255  # bytes of a path that an option holds
 
 
@@ -86,7 +86,7 @@ class WeightCache:
             files: of the artifact.
 
         Raises:
-            UserError: ExecuTorch is loaded already or of another version, there is no compiler, or the path is too long.
+            UserError: the path is too long, there is no compiler, or ExecuTorch is of another version or loaded already.
         """
         self.path = folder.resolve() / cache_name(files)
         if len(os.fsencode(self.path)) > LONGEST:

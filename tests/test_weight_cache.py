@@ -1,22 +1,24 @@
 """Packed weights on disk give the logits of weights packed in memory, are read and not written again, and never of
 another model. Models are loaded in processes of their own, as the cache must be there before ExecuTorch is."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import executorch.kernels.quantized  # noqa: F401  loads ExecuTorch into this process
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import executorch.kernels.quantized  # noqa: F401  loads ExecuTorch into this process
 from export.formats import Lowering, lower
+from export.lowering.executorch_streams import linear_scales
 from export.schemes import INT4
-from export.weights import MemoryWeights, Packed
+from export.weights import Packed
 from runtime import weight_cache
 from runtime.errors import UserError
-from runtime.manifest import Artifact
+from runtime.manifest import SCHEMA_FILE, Artifact, read_manifest
 from runtime.sessions import executorch as engine
 from runtime.sessions.executorch import artifact_files
 from runtime.weight_cache import WeightCache, cache_name
@@ -37,16 +39,12 @@ class Made:
         self.cache = folder / "cache"
         reference = models.random_model(models.random_config(vision=False, audio=False, **SHALLOW))
         model, weights = quantize(reference, INT4)
+        self.artifact = lower("executorch", Lowering(model, weights, folder, CONTEXT, None), folder)
+        self.folders = folder / "executorch", folder / "rescaled"
+        self.folders[1].mkdir()
         packed = weights.packed(RESCALED)
         assert packed
-        other = MemoryWeights(weights.tensors | {RESCALED: Packed(INT4, packed.codes, packed.scales * 2)})
-        self.artifacts: list[Artifact] = []
-        self.folders: list[Path] = []
-        for name, tensors in ("first", weights), ("second", other):
-            (folder / name).mkdir()
-            job = Lowering(model, tensors, folder, CONTEXT, None)
-            self.artifacts.append(lower("executorch", job, folder / name))
-            self.folders.append(folder / name / "executorch")
+        (self.folders[1] / engine.FILE).write_bytes(doubled((self.folders[0] / engine.FILE).read_bytes(), packed))
         self.files = [self.cache / cache_name(artifact_files(made)) for made in self.folders]
 
     def run(self, out: Path, *cached: tuple[int, bool]) -> tuple[list[NDArray[np.float32]], str]:
@@ -58,6 +56,13 @@ class Made:
             return [found[name] for name in found.files], maps
 
 
+def doubled(program: bytes, packed: Packed) -> bytes:
+    """With other scales of a weight, and another name of them: what lowering would make of it."""
+    old, new = linear_scales(packed), linear_scales(Packed(INT4, packed.codes, packed.scales * 2))
+    assert program.count(old.to_bytes()) == 1
+    return program.replace(old.to_bytes(), new.to_bytes()).replace(old.name.encode(), new.name.encode())
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("made"))
@@ -65,8 +70,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def written(made: Made, tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
-    """Logits without the cache and at the load that writes it, of the first and of the second artifact."""
-    runs = (0, False), (0, True), (1, False), (1, True)
+    """Logits at the load that writes the cache and without it, of the first and of the second artifact."""
+    runs = (0, True), (0, False), (1, True), (1, False)  # a cache must be there before ExecuTorch is
     return made.run(tmp_path_factory.mktemp("written") / "logits.npz", *runs)[0]
 
 
@@ -104,12 +109,18 @@ def test_damaged_files_are_written_again_and_control_foreign_ones_are_used(
     made.files[1].write_bytes(whole[1])
 
 
-def test_apps_are_told_the_same_file(made: Made) -> None:
+def test_apps_are_told_the_file(made: Made) -> None:
     assert made.files[0] != made.files[1]
-    for artifact, file in zip(made.artifacts, made.files, strict=True):
-        options = {"weight_cache_enabled": True, "packed_cache_path": file.name}
-        assert Artifact.model_validate_json(artifact.model_dump_json()).load_options == {"XnnpackBackend": options}
-    assert (made.folders[0] / engine.FILE).read_bytes().count(b"XnnpackBackend") > 0
+    options = {"weight_cache_enabled": True, "packed_cache_path": made.files[0].name}
+    read_back = Artifact.model_validate_json(made.artifact.model_dump_json())
+    assert read_back.load_options == {"XnnpackBackend": options}
+
+
+def test_options_are_in_the_schema_and_of_executorch_alone(bundle: Path) -> None:
+    field = json.loads((bundle / SCHEMA_FILE).read_text())["$defs"]["Artifact"]["properties"]["load_options"]
+    assert {"type": "null"} in field["anyOf"]
+    artifacts = read_manifest(bundle).artifacts
+    assert {name for name, artifact in artifacts.items() if artifact.load_options} == {"executorch"}
 
 
 def test_too_late_is_said(made: Made) -> None:
