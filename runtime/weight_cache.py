@@ -86,7 +86,7 @@ class WeightCache:
             files: of the artifact.
 
         Raises:
-            UserError: the path is too long, there is no compiler, or ExecuTorch is of another version or loaded already.
+            UserError: the path is too long, there is no compiler, ExecuTorch is of another version or loaded already.
         """
         self.path = folder.resolve() / cache_name(files)
         if len(os.fsencode(self.path)) > LONGEST:
