@@ -15,6 +15,8 @@ from export.weights import FloatTwin, KvScales
 from runtime.errors import UserError
 from runtime.job import twin_folder
 from runtime.manifest import Artifact, Program
+from runtime.sessions.executorch import artifact_files
+from runtime.weight_cache import cache_name, load_options
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,14 @@ def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     programs = FORMATS[format_name].lower(job, folder)
     placed = {role: program.model_copy(update={"file": f"{format_name}/{program.file}"})
               for role, program in programs.items()}  # fmt: skip
-    return Artifact(programs=placed, kv_scales=dict(job.kv_scales) if job.kv_scales else None)
+    kv_scales = dict(job.kv_scales) if job.kv_scales else None
+    return Artifact(programs=placed, kv_scales=kv_scales, load_options=_load_options(folder))
+
+
+def _load_options(folder: Path) -> dict[str, dict[str, bool | str]] | None:
+    """Of an ExecuTorch program."""
+    files = artifact_files(folder)
+    return load_options(cache_name(files)) if files else None
 
 
 def lower_twin(format_name: str, job: Lowering) -> None:
