@@ -62,7 +62,7 @@ class SdpaOps(ExecutorchOps):
 
 
 class SdpaDecoder(TextDecoder):
-    def __init__(self, text: Text, loader: Loader, max_context: int, max_step: int) -> None:
+    def __init__(self, text: Text, loader: Loader, max_context: int, max_step: int, kv_scales: None = None) -> None:
         super().__init__(text, loader, max_context, max_step)
         self.caches = nn.ModuleDict({str(layer.index): SdpaCache(layer, max_context, max_step)
                                      for layer in text.layers if layer.owns_cache})  # fmt: skip
@@ -104,7 +104,7 @@ class StockOps(ExecutorchOps):
 
 
 class StockDecoder(TextDecoder):
-    def __init__(self, text: Text, loader: Loader, max_context: int, max_step: int) -> None:
+    def __init__(self, text: Text, loader: Loader, max_context: int, max_step: int, kv_scales: None = None) -> None:
         super().__init__(text, loader, max_context, max_step)
         self.caches = nn.ModuleDict({str(layer.index): StockCache(layer, max_context)
                                      for layer in text.layers if layer.owns_cache})  # fmt: skip

@@ -52,6 +52,8 @@ def test_manifest(executorch_bundle: Path) -> None:
     programs = manifest.artifacts["executorch"].programs
     assert set(programs) == {"embedding", "decoder", "vision", "speech"}
     assert {"executorch", "torchao"} <= set(manifest.tools)
+    options = manifest.artifacts["executorch"].load_options
+    assert options and set(options["XnnpackBackend"]) == {"weight_cache_enabled", "packed_cache_path"}
     folder = executorch_bundle / "executorch"
     assert {path.name for path in folder.iterdir()} == {FILE, DATA_FILE}
     assert (folder / FILE).stat().st_size < (folder / DATA_FILE).stat().st_size

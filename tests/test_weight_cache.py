@@ -1,7 +1,6 @@
 """Packed weights on disk give the logits of weights packed in memory, are read and not written again, and never of
 another model. Models are loaded in processes of their own, as the cache must be there before ExecuTorch is."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from export.schemes import INT4
 from export.weights import Packed
 from runtime import weight_cache
 from runtime.errors import UserError
-from runtime.manifest import SCHEMA_FILE, Artifact, read_manifest
+from runtime.manifest import Artifact
 from runtime.sessions import executorch as engine
 from runtime.sessions.executorch import artifact_files
 from runtime.weight_cache import WeightCache, cache_name
@@ -115,13 +114,6 @@ def test_apps_are_told_the_file(made: Made) -> None:
     options = {"weight_cache_enabled": True, "packed_cache_path": made.files[0].name}
     read_back = Artifact.model_validate_json(made.artifact.model_dump_json())
     assert read_back.load_options == {"XnnpackBackend": options}
-
-
-def test_options_are_in_the_schema_and_of_executorch_alone(bundle: Path) -> None:
-    field = json.loads((bundle / SCHEMA_FILE).read_text())["$defs"]["Artifact"]["properties"]["load_options"]
-    assert {"type": "null"} in field["anyOf"]
-    artifacts = read_manifest(bundle).artifacts
-    assert {name for name, artifact in artifacts.items() if artifact.load_options} == {"executorch"}
 
 
 def test_too_late_is_said(made: Made) -> None:
