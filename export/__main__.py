@@ -17,6 +17,7 @@ def export_command(
     recipe: Annotated[str, typer.Option(help="How weights are quantized; an unknown name lists them.")] = "int4",
     formats: Annotated[str, typer.Option(help="Some of the target's formats, separated by commas.")] = "",
     context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 4096,
+    data_file: Annotated[bool, typer.Option(help="Put ExecuTorch's weights into a .ptd beside the .pte.")] = False,
     build: Annotated[Path, typer.Option(help="Quantized checkpoints go to its folder `quantized`.")] = Path("build"),
     dist: Annotated[Path, typer.Option(help="Bundles go to its folder of the target's name.")] = Path("dist"),
     gate: Annotated[list[str] | None, typer.Option(help="name=value, overrides a bound; repeatable.")] = None,
@@ -30,7 +31,7 @@ def export_command(
 
     wanted = [name for name in formats.replace(",", " ").split() if name]
     try:
-        summary = export(Request(target, model, recipe, wanted, context, build, dist, gate or []))
+        summary = export(Request(target, model, recipe, wanted, context, data_file, build, dist, gate or []))
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -12,8 +12,9 @@ from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.config import Model, read_model
 from export.facts import PROCESSOR_FILES, limits, sampling, tokens
 from export.folders import locked, put_in_place
-from export.formats import KvScales, Lowering, lower
+from export.formats import Lowering, lower, lower_twin
 from export.media import golden_prompts
+from export.weights import KvScales
 from runtime import goldens
 from runtime.checks.files import sha256
 from runtime.errors import GateError
@@ -24,7 +25,8 @@ from runtime.prompt import Prompter
 from runtime.sessions.reference import ReferenceSession, memory_shortage
 from runtime.verify import verify
 
-TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai")
+TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai",
+         "executorch", "torchao")  # fmt: skip
 Status = Callable[[str], None]  # told what is going on
 
 
@@ -38,6 +40,7 @@ class Order:
     quantized: Path
     source: Path
     context: int  # positions
+    data_file: bool = False  # ExecuTorch's weights in a file beside the program
 
 
 def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES) -> Manifest:
@@ -80,7 +83,7 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
     status("calibrating the cache")
     kv_scales = _kv_scales(order, model, weights, recorded, folder)
     context = min(order.context, model.text.context)
-    lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity)
+    lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity, order.data_file)
     manifest = _manifest(order, folder, recorded, lowering, _lower_all(order, lowering, folder, status))
     write_manifest(folder, manifest)
     return manifest
@@ -109,6 +112,9 @@ def _lower_all(order: Order, lowering: Lowering, folder: Path, status: Status) -
     for name in order.formats:
         status(f"lowering to {name}")
         artifacts[name] = lower(name, lowering, folder)
+        if not memory_shortage(order.quantized):
+            status(f"lowering to {name}: float twin")
+            lower_twin(name, lowering)
     return artifacts
 
 

@@ -1,19 +1,23 @@
 """The formats that a bundle can hold. A new backend is one more row."""
 
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.checkpoint import CheckpointWeights
 from export.config import Model
+from export.folders import locked, put_in_place
 from export.lowering.onnx_ports import describe_onnx
 from export.lowering.onnx_program import write_onnx
 from export.recipes import RECIPES, TARGETS, Recipe
+from export.weights import FloatTwin, KvScales
 from runtime.coreml_tools import coremltools
 from runtime.errors import UserError
+from runtime.job import twin_folder
 from runtime.manifest import Artifact
-
-KvScales = dict[int, tuple[float, float]]
+from runtime.sessions.executorch import artifact_files
+from runtime.weight_cache import cache_name, load_options
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Lowering:
     context: int  # positions to make room for
     kv_scales: KvScales | None  # where the cache is int8
     identity: str  # of the quantized weights; where an artifact is of several files, each repeats it
+    data_file: bool = False  # ExecuTorch's weights in a file beside the program
+    exact: bool = False  # dequantized weights and no int8 activations
 
 
 Lower = Callable[[Lowering, Path], Artifact]  # writes an existing folder; files of what it returns lie in there
@@ -33,18 +39,18 @@ Lower = Callable[[Lowering, Path], Artifact]  # writes an existing folder; files
 
 def _lower_onnx(job: Lowering, folder: Path) -> Artifact:
     write_onnx(job.model, job.weights, job.checkpoint, folder, job.context, job.kv_scales)
-    return Artifact(programs=describe_onnx(folder), kv_scales=job.kv_scales)
+    return Artifact(programs=describe_onnx(folder), kv_scales=_plain(job.kv_scales))
 
 
 def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
     from export.lowering.executorch_ports import describe_executorch  # seconds to import
     from export.lowering.executorch_program import Sizes, write_executorch
 
-    if job.kv_scales:
-        raise UserError("format executorch keeps keys and values in fp32: choose a recipe without an int8 cache")
-    sizes = Sizes.of(job.model, job.checkpoint, job.context)
-    write_executorch(job.model, job.weights, job.checkpoint, folder, sizes)
-    return Artifact(programs=describe_executorch(job.model))
+    sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
+    weights = FloatTwin(job.weights) if job.exact else job.weights
+    write_executorch(job.model, weights, job.checkpoint, folder, sizes, job.data_file)
+    options = load_options(cache_name(artifact_files(folder)))
+    return Artifact(programs=describe_executorch(job.model), kv_scales=_plain(job.kv_scales), load_options=options)
 
 
 def _lower_coreml(job: Lowering, folder: Path) -> Artifact:
@@ -57,14 +63,31 @@ def _lower_coreml(job: Lowering, folder: Path) -> Artifact:
     return write_coreml(job.model, job.weights, folder, sizes, job.identity)
 
 
-FORMATS: dict[str, Lower] = {"onnx": _lower_onnx, "executorch": _lower_executorch, "coreml": _lower_coreml}
+def _plain(kv_scales: KvScales | None) -> dict[int, tuple[float, float]] | None:
+    """As a manifest holds them."""
+    return dict(kv_scales) if kv_scales else None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a model down."""
+
+    lower: Lower
+    twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
+
+
+FORMATS = {
+    "onnx": Format(_lower_onnx),
+    "executorch": Format(_lower_executorch, twin_apart=True),
+    "coreml": Format(_lower_coreml),
+}
 
 
 def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     """Writes the artifact into its folder of the bundle."""
     folder = bundle / format_name
     folder.mkdir()
-    return _placed(FORMATS[format_name](job, folder), format_name)
+    return _placed(FORMATS[format_name].lower(job, folder), format_name)
 
 
 def _placed(artifact: Artifact, folder: str) -> Artifact:
@@ -82,6 +105,17 @@ def _placed(artifact: Artifact, folder: str) -> Artifact:
         host = host.model_copy(update={"chunks": list(map(place, host.chunks)), "heads": list(map(place, host.heads)),
                                        "embedding": table.model_copy(update=files)})  # fmt: skip
     return artifact.model_copy(update={"programs": programs, "host": host})
+
+
+def lower_twin(format_name: str, job: Lowering) -> None:
+    """Writes the float twin into the quantized checkpoint's folder of them, where the format has one apart."""
+    if not FORMATS[format_name].twin_apart:
+        return
+    with locked(twin_folder(job.checkpoint, format_name, job.context)) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        FORMATS[format_name].lower(replace(job, exact=True, data_file=False), partial)
+        put_in_place(partial, twin_folder(job.checkpoint, format_name, job.context))
 
 
 def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Request:
     recipe: str
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
+    data_file: bool  # ExecuTorch's weights in a file beside the program
     build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
     dist: Path  # bundles go to dist/<target>/<model>-<recipe>
     gates: Sequence[str]  # name=value
@@ -64,7 +65,8 @@ def export(request: Request) -> Summary:
     bundle = request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
     record = quantize(source, recipe, name, quantized)
-    order = Order(request.target, formats, record, quantized, source.folder, request.context)
+    order = Order(request.target, formats, record, quantized, source.folder, request.context,
+                  request.data_file)  # fmt: skip
     with _status() as status:
         manifest = make_bundle(order, bundle, status, gates)
     return _summarize(manifest, record, bundle, time.monotonic() - begun)

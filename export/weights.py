@@ -1,5 +1,6 @@
 """Where backends fetch weights: by checkpoint name, dense or as the packed bytes of the quantized checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from export.schemes import Scheme, dequantize
+
+KvScales = Mapping[int, tuple[float, float]]  # by layer, what one step of an int8 key and of an int8 value is worth
 
 
 @dataclass(frozen=True)

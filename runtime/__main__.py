@@ -66,15 +66,21 @@ def show(result: Verification, bundle: Path, console: Console) -> None:
         cells, last = _cells(same, kinds, _gate(tightest)), [_gate(tightest), _margin_text(tightest)]
         table.add_row(same[0].check, same[0].engine or "", same[0].name, *cells, *last)
     console.print(table)
-    for measure in (measure for measure in result.measures if not measure.passed or "near tie" in measure.note):
+    for measure in filter(_is_explained, result.measures):
         where = " ".join(filter(None, (measure.check, measure.engine, measure.modality, measure.name)))
+        told = f"{measure.value:.3g}", _gate(measure), escape(measure.note)
         style = "yellow" if measure.passed else "bold red"
-        console.print(f"[{style}]{where}[/]: {measure.value:.3g}, {_gate(measure)}; {escape(measure.note)}")
+        console.print(f"[{style}]{where}[/]: {'; '.join(filter(None, told))}")
     for name, reason in result.skipped.items():
         console.print(f"[yellow]skipped {name}[/]: {escape(reason)}")
     failed = sum(not measure.passed for measure in result.measures)
     verdict = "[bold green]verified[/]" if result.passed else f"[bold red]{failed} gates failed[/]"
     console.print(f"{verdict} {escape(str(bundle))}: {', '.join(result.ran)}")
+
+
+def _is_explained(measure: Measure) -> bool:
+    """Whether people want its note too."""
+    return not measure.passed or "near tie" in measure.note or (measure.check == "delegation" and bool(measure.note))
 
 
 def _rows(measures: Iterable[Measure]) -> list[list[Measure]]:

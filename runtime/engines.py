@@ -32,7 +32,8 @@ class Engine:
     name: str
     open: Callable[[Path], Session]
     splits_media: bool = True  # takes media in any prefill, not in the first alone
-    exact: Callable[[Path], Session] | None = None  # the same artifact with fp32 activations: its float twin
+    exact: Callable[[Path], Session] | None = None  # the same artifact without rounded activations: its float twin
+    twin_apart: bool = False  # where `exact` runs another artifact, lowered from dequantized weights
     rounds: Rounds = _mat_mul_n_bits
     half: bool = False  # computes in fp16 instead of rounding to int8; keys and values of its twin are fp16 too
 
@@ -42,7 +43,9 @@ ENGINES = {
         Engine(OnnxSession.name, OnnxSession, exact=lambda folder: OnnxSession(folder, exact=True)),
         Engine(GenaiSession.name, GenaiSession, splits_media=False),
     ),
-    "executorch": (Engine(ExecutorchSession.name, ExecutorchSession, rounds=_rows),),
+    "executorch": (
+        Engine(ExecutorchSession.name, ExecutorchSession, exact=ExecutorchSession, twin_apart=True, rounds=_rows),
+    ),
     "coreml": (
         Engine(
             CoremlSession.name,

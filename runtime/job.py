@@ -1,7 +1,7 @@
 """What a verification works on. Costly things are opened once, when a check first asks for them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from runtime.gates import Gate, Gates, measured
 from runtime.goldens import Golden
 from runtime.manifest import Manifest, Measure
 from runtime.prompt import MediaTokens, Prompter
+from runtime.sessions.base import Session
 from runtime.sessions.reference import ReferenceSession
+
+EMBEDDING, HEAD = "model.language_model.embed_tokens", "lm_head"  # one weight in the checkpoint
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Job:
     source: Path | None = None  # checkpoint
     evaluation: Path | None = None  # held-out data
     status: Callable[[str], None] = lambda text: None  # told what goes on
+    skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why
 
     def measure(
         self, check: str, name: str, value: float, gate: Gate | None = None, engine: str | None = None,
@@ -42,6 +46,22 @@ class Job:
         for format_ in self.manifest.artifacts:
             for engine in ENGINES.get(format_, ()):
                 yield engine, self.bundle / format_
+
+    def blocks(self, engine: Engine, folder: Path) -> dict[str, int | None]:
+        """Inputs that share a scale when the engine rounds them to int8, by the reference's linear modules."""
+        found = engine.rounds(folder, self.manifest.tensors)
+        return {HEAD if module == EMBEDDING else module: size for module, size in found.items()}
+
+    def open_twin(self, engine: Engine, folder: Path) -> Session | None:
+        """The artifact without int8 activations; None where there is none, which is noted unless it never is."""
+        if engine.twin_apart:
+            folder = twin_folder(_there(self.quantized), folder.name, self.manifest.limits.context)
+            if not folder.is_dir():
+                self.skipped[f"{engine.name}'s float twin"] = (
+                    f"there is no {folder}, where an export writes it if the fp32 weights fit the memory"
+                )
+                return None
+        return engine.exact(folder) if engine.exact else None
 
     @property
     def media(self) -> MediaTokens:
@@ -77,6 +97,11 @@ class Job:
     @cached_property
     def held_out(self) -> Evaluation | None:
         return read_evaluation(self.evaluation, self.prompter.sampling_rate) if self.evaluation else None
+
+
+def twin_folder(quantized: Path, format_name: str, context: int) -> Path:
+    """Where the float twin of an artifact is, if it is one of its own: beside the weights it was lowered from."""
+    return quantized / "twins" / f"{format_name}-{context}"
 
 
 def _there(path: Any) -> Path:

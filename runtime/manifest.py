@@ -136,6 +136,8 @@ class Artifact(Record):
     programs: dict[str, Program]
     kv_scales: dict[int, tuple[float, float]] | None = None  # of keys and values by layer, where the cache is int8
     host: Host | None = None  # of Core ML
+    # By the engine's backend, what to load it with; paths are relative to a folder that the app may write.
+    load_options: dict[str, dict[str, bool | str]] | None = None
 
 
 class Tokens(Record):

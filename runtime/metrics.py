@@ -27,6 +27,12 @@ def relative_rms(reference: Array, found: Array) -> float:
     return float(np.sqrt(np.mean(difference**2) / np.mean(reference.astype(np.float64) ** 2)))
 
 
+def row_rms(reference: Array, found: Array) -> NDArray[np.float64]:
+    """[positions]: the same of each position by itself."""
+    difference = found.astype(np.float64) - reference
+    return np.sqrt((difference**2).mean(-1) / (reference.astype(np.float64) ** 2).mean(-1))
+
+
 def largest_difference(reference: Array, found: Array) -> float:
     """max |x - r|, in logits."""
     return float(np.abs(found.astype(np.float64) - reference).max())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.checks.lowering import EMBEDDING
+from runtime.job import EMBEDDING
 from runtime.errors import UserError
 from runtime.manifest import Table, TensorDigest, read_manifest
 from runtime.mil.blobs import BlobFiles

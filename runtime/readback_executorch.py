@@ -99,6 +99,10 @@ class ExecutorchWeights:
                 calls[plan.delegates[call.delegate_index].id] += 1
         return dict(calls.most_common())
 
+    def planned_bytes(self, method: str = DECODER) -> int:
+        """Memory of a method beside its weights: caches, and activations of the longest step."""
+        return sum(self._plan(method).non_const_buffer_sizes)
+
     def _plan(self, method: str) -> Any:
         plans = [plan for plan in self.program.execution_plan if plan.name == method]
         if not plans:

@@ -45,6 +45,15 @@ def bundle(exported: Path) -> Path:
     return exported / "dist" / "desktop" / NAME
 
 
+@pytest.fixture(scope="session")
+def executorch_bundle(exported: Path) -> Path:
+    """Of the same quantized checkpoint, with its weights in a data file. Not to be changed."""
+    places = ["--build", str(exported / "build"), "--dist", str(exported / "dist")]
+    result = CliRunner().invoke(app, ["--target", "android", "--formats", "executorch", "--data-file", *places])
+    assert result.exit_code == 0, result.output
+    return exported / "dist" / "android" / NAME
+
+
 @pytest.fixture
 def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
     """To be changed."""

@@ -35,9 +35,9 @@ def quantize(reference: Reference, scheme: Scheme | None) -> tuple[Model, Memory
     return read_model(reference.config), MemoryWeights(tensors)
 
 
-def lower(model: Model, weights: Weights, folder: Path, data_file: bool = False) -> Path:
+def lower(model: Model, weights: Weights, folder: Path, data_file: bool = False, sizes: Sizes = SIZES) -> Path:
     """By the product's route."""
-    write(lower_streamed(model, weights, SIZES, constants(model), data_file), folder)
+    write(lower_streamed(model, weights, sizes, constants(model), data_file), folder)
     return folder
 
 
@@ -72,5 +72,6 @@ class Lowered:
     ) -> None:
         self.reference = models.random_model(models.random_config(**options))
         self.model, self.weights = quantize(self.reference, scheme)
+        folder.mkdir(exist_ok=True)
         self.folder = lower(self.model, FloatTwin(self.weights) if twin else self.weights, folder, data_file)
         self.session = ExecutorchSession(self.folder)

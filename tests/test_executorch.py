@@ -1,14 +1,19 @@
 """The `.pte`, run by ExecuTorch, against transformers' own model on the same dequantized weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from export.calibrate import calibrate_cache
 from export.lowering.executorch_modules import TextDecoder
 from export.lowering.executorch_ops import whole
+from export.lowering.torch_program import TorchProgram
 from export.schemes import INT4, INT8
+from export.weights import FloatTwin
+from runtime import metrics
 from runtime.errors import UserError
 from runtime.sessions import executorch as engine
 from runtime.sessions.base import ModelInputs
@@ -16,7 +21,7 @@ from runtime.sessions.executorch import ExecutorchSession, join_patches
 from runtime.sessions.executorch_runner import StockRunner
 from runtime.sessions.steps import steps
 from tests import random_models as models
-from tests.executorch_models import SHALLOW, SIZES, Lowered, error_of, logits_of
+from tests.executorch_models import SHALLOW, SIZES, Lowered, error_of, logits_of, lower, quantize
 from tests.random_models import Prompt
 
 BAR = 1e-5  # relative rms of a float twin
@@ -80,6 +85,23 @@ def test_context_limit_leaves_the_sequence_intact(twin: Lowered) -> None:
     with pytest.raises(UserError, match="context"):
         twin.session.prefill(models.text_prompt(10, 10).inputs)
     assert np.allclose(twin.session.decode(int(prompt.inputs.input_ids[119])), wanted[119], atol=1e-5)
+
+
+def test_int8_caches(tmp_path: Path) -> None:
+    """The same in torch, past the window; a rounding that falls otherwise stays in the cache for a while."""
+    reference = models.random_model(models.random_config(vision=False, audio=False, **SHALLOW))
+    model, weights = quantize(reference, INT4)
+    prompt = models.text_prompt(100, 40)
+    scales = calibrate_cache(model, weights, [prompt.inputs])
+    folder = lower(model, FloatTwin(weights), tmp_path, sizes=replace(SIZES, kv_scales=scales))
+    eager = TorchProgram(model, weights, SIZES.context, SIZES.step, scales)
+    wanted = torch.cat([eager.run(models.piece(prompt.inputs, start, stop))
+                        for start, stop in ((0, 40), *((at, at + 1) for at in range(40, 100)))])  # fmt: skip
+    found = logits_of(ExecutorchSession(folder), prompt, [40])
+    rows = metrics.row_rms(wanted[list(found)].numpy(), np.stack(list(found.values())))
+    exact = models.reference_logits(reference, prompt)[list(found)].numpy()
+    cost = metrics.row_rms(exact, np.stack(list(found.values())))
+    assert rows.min() < BAR and np.median(rows) < np.median(cost) / 4 and cost.min() > 100 * BAR
 
 
 def test_two_sessions_side_by_side(shipped: Lowered) -> None:

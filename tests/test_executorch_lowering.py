@@ -141,6 +141,15 @@ def test_an_absent_data_file_is_named(apart: Lowered, tmp_path: Path) -> None:
         ExecutorchSession(tmp_path)
 
 
+def test_a_data_file_of_another_build_is_named(apart: Lowered, tmp_path: Path) -> None:
+    """Weights go by the hash of their content, so those of another model are never taken for this one's."""
+    other = Lowered(tmp_path / "other", INT4, data_file=True, **ALIKE)
+    (tmp_path / FILE).write_bytes((apart.folder / FILE).read_bytes())
+    (tmp_path / DATA_FILE).write_bytes((other.folder / DATA_FILE).read_bytes())
+    with pytest.raises(UserError, match=f"if it has a {DATA_FILE}, that must be of the same export"):
+        ExecutorchSession(tmp_path)
+
+
 @pytest.mark.parametrize("scheme", [INT4, INT8])
 def test_streams_in_chunks(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executorch_streams, "CHUNK", 100)

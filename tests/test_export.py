@@ -104,7 +104,7 @@ def test_model_too_large_for_the_reference_is_exported_all_the_same(
     result = export(tmp_path, "--target", "desktop", "--json")
     assert result.exit_code == 0, result.output
     skipped = json.loads(result.stdout.strip().splitlines()[-1])["skipped"]
-    assert set(skipped) == {"template", "goldens", "preprocessing", "lowering", "quantization"}
+    assert set(skipped) == {"template", "goldens", "preprocessing", "lowering", "rounding", "quantization"}
     assert "the fp32 reference takes" in skipped["lowering"]
 
 

@@ -59,7 +59,7 @@ def sequences(draw: st.DrawFn) -> Sequence:
 def test_torch(sequence: Sequence, opens_images: bool, slides: bool) -> None:
     """Every slot of the ring, after it has wrapped too."""
     layer = replace(LAYER, window=sequence.window if slides else None, image_blocks=opens_images and slides)
-    slots = Cache(layer, CONTEXT, LONGEST, torch.float32).slots
+    slots = Cache(layer, CONTEXT, LONGEST, None).slots
     holds = [-1] * slots
     at = 0
     for count in sequence.steps:

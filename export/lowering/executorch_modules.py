@@ -19,6 +19,7 @@ from export.graph.embedders import embed_audio, embed_image
 from export.graph.vocabulary import weights_of
 from export.lowering.executorch_ops import ExecutorchOps, Loader
 from export.lowering.torch_ops import Step, new_caches
+from export.weights import KvScales
 
 
 class ParameterTree(nn.Module):
@@ -104,10 +105,12 @@ class AudioEncoder(Method):
 class TextDecoder(Method):
     """`text_decoder`"""
 
-    def __init__(self, text: Text, loader: Loader, max_context: int, max_step: int) -> None:
+    def __init__(
+        self, text: Text, loader: Loader, max_context: int, max_step: int, kv_scales: KvScales | None = None
+    ) -> None:
         super().__init__(_tensors(loader, decode, None, text))
         self.text = text
-        self.caches = new_caches(text, max_context, max_step)
+        self.caches = new_caches(text, max_context, max_step, kv_scales)
 
     def forward(self, embeds: Tensor, positions: Tensor) -> Tensor:
         """[1, T, hidden + 1], int64 [T] -> logits after the last position, [1, 1, vocabulary]"""

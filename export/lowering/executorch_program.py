@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig
@@ -31,7 +32,7 @@ from export.lowering.executorch_ops import Loader
 from export.lowering.executorch_patches.fast import fast
 from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_streams import Sources
-from export.weights import Weights
+from export.weights import KvScales, Weights
 from runtime.sessions.executorch import DATA_FILE, FILE
 
 SHORTEST_STEP = 256  # positions that a step holds at least
@@ -45,6 +46,7 @@ class Sizes:
     step: int  # positions of one call of text_decoder, and so of an image
     image_tokens: int  # of one image
     audio_tokens: int  # of one clip
+    kv_scales: KvScales | None = None  # with them the caches are int8
 
     @property
     def image_side(self) -> int:
@@ -52,7 +54,7 @@ class Sizes:
         return min(2 * isqrt(self.image_tokens), self.image_tokens)
 
     @classmethod
-    def of(cls, model: Model, checkpoint: Path, context: int) -> "Sizes":
+    def of(cls, model: Model, checkpoint: Path, context: int, kv_scales: KvScales | None = None) -> "Sizes":
         """A step holds any image that the checkpoint's processor makes.
 
         A longer one would cost memory, in the rings and in the scores of attention.
@@ -60,7 +62,7 @@ class Sizes:
         processor = _read(checkpoint / "processor_config.json")
         image_tokens = processor.get("image_processor", {}).get("max_soft_tokens", 280)
         step = max(SHORTEST_STEP, image_tokens if model.image else 0)
-        return cls(context, min(step, context), image_tokens, processor.get("audio_seq_length", 750))
+        return cls(context, min(step, context), image_tokens, processor.get("audio_seq_length", 750), kv_scales)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def _audio_encoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
 def _text_decoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
     step = Dim("step", min=1, max=sizes.step)
     example = torch.zeros(1, 4, model.text.hidden + 1), torch.arange(4)
-    return Traced(TextDecoder(model.text, loader, sizes.context, sizes.step), example, ({1: step}, {0: step}))
+    return Traced(
+        TextDecoder(model.text, loader, sizes.context, sizes.step, sizes.kv_scales), example, ({1: step}, {0: step})
+    )
 
 
 def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> dict[str, Any]:
@@ -181,7 +185,8 @@ def lower_streamed(
 ) -> ExecutorchProgramManager:
     """A program whose weights are read when it is written."""
     sources = Sources(weights, Path(DATA_FILE).stem if data_file else None)
-    with weightless(sources), fast(sources):
+    with weightless(sources), fast(sources), catch_warnings():
+        simplefilter("ignore")  # of deprecated calls that torch makes within itself
         return lower(export_methods(model, sources.loader(), sizes), constants, sources.tag)
 
 

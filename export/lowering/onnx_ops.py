@@ -6,7 +6,7 @@ sliding layer has a fixed number, a little more than its window: the newest posi
 (see `Step.kept`), which is the layout of GroupQueryAttention's `sliding_window_cache`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from export.config import Layer, SpecialTokens
 from export.lowering.onnx_graph import NONE, Graph, Value
-from export.weights import Packed, Weights
+from export.weights import KvScales, Packed, Weights
 from runtime.errors import UserError
 
 FLOAT, INT64, INT32, INT8, BOOL = (
@@ -25,8 +25,6 @@ FLOAT, INT64, INT32, INT8, BOOL = (
 FAST = 4  # accuracy level of MatMulNBits: activations are rounded to int8
 LARGEST_BLOCK = 256  # of the kernels that are fast
 HIDDEN = -1e9  # added to the score of a key that a query may not see
-
-KvScales = Mapping[int, tuple[float, float]]  # by layer, what one step of an int8 key and of an int8 value is worth
 
 
 @dataclass(frozen=True)

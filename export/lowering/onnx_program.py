@@ -11,8 +11,8 @@ from export.graph.decoder import decode, embed_tokens
 from export.graph.embedders import embed_audio, embed_image
 from export.lowering.onnx_genai import write_genai_files
 from export.lowering.onnx_graph import DataFile, Graph, Value
-from export.lowering.onnx_ops import BOOL, FLOAT, INT64, KvScales, OnnxOps
-from export.weights import Weights
+from export.lowering.onnx_ops import BOOL, FLOAT, INT64, OnnxOps
+from export.weights import KvScales, Weights
 
 DATA_FILE = "model.data"
 

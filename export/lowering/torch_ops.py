@@ -12,35 +12,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.config import Layer, Text
+from export.weights import KvScales
 
 HIDDEN = -1e30  # added to the score of a position that must not be seen; finite, so that no row becomes NaN
 Load = Callable[[str], Tensor]  # a weight by its name, fp32
 
 
 class Cache(nn.Module):
-    """Keys and values of one layer, each [kv_heads, slots, head_dim]."""
+    """Keys and values of one layer, each [kv_heads, slots, head_dim]; with `scales`, int8 steps of them."""
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, layer: Layer, max_context: int, max_step: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Layer, max_context: int, max_step: int, scales: tuple[float, float] | None) -> None:
         super().__init__()
         self.slots = min(layer.window - 1 + max_step, max_context) if layer.window else max_context
-        shape = (layer.kv_heads, self.slots, layer.head_dim)
+        self.scales = scales
+        shape, dtype = (layer.kv_heads, self.slots, layer.head_dim), torch.int8 if scales else torch.float32
         self.register_buffer("keys", torch.zeros(shape, dtype=dtype), persistent=False)
         self.register_buffer("values", torch.zeros(shape, dtype=dtype), persistent=False)
 
     def write(self, positions: Tensor, k: Tensor, v: Tensor) -> None:
         """Stores heads k, v at int [T] positions."""
         slots = positions % self.slots
-        self.keys.index_copy_(1, slots, k[0].transpose(0, 1).to(self.keys.dtype))
-        self.values.index_copy_(1, slots, v[0].transpose(0, 1).to(self.values.dtype))
+        k, v = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        if self.scales:
+            k, v = _to_steps(k, self.scales[0]), _to_steps(v, self.scales[1])
+        self.keys.index_copy_(1, slots, k)
+        self.values.index_copy_(1, slots, v)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """fp32; where they are stored so, the caches themselves, without a view that a trace would keep."""
+        if self.scales:
+            return self.keys.float() * self.scales[0], self.values.float() * self.scales[1]
+        return self.keys, self.values
 
 
-def new_caches(text: Text, max_context: int, max_step: int, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
-    """By index, as strings, of the layers that own one."""
+def _to_steps(x: Tensor, scale: float) -> Tensor:
+    """int8 clamp(round(x / scale), -128, 127), as ONNX Runtime's GroupQueryAttention rounds."""
+    return (x / scale).round().clamp(-128, 127).to(torch.int8)
+
+
+def new_caches(text: Text, max_context: int, max_step: int, kv_scales: KvScales | None = None) -> nn.ModuleDict:
+    """By index, as strings, of the layers that own one.
+
+    Args:
+        kv_scales: of keys and values by layer; with them the caches are int8.
+    """
     owners = [layer for layer in text.layers if layer.owns_cache]
-    return nn.ModuleDict({str(layer.index): Cache(layer, max_context, max_step, dtype) for layer in owners})
+    scales = kv_scales or {}
+    return nn.ModuleDict(
+        {str(layer.index): Cache(layer, max_context, max_step, scales.get(layer.index)) for layer in owners}
+    )
 
 
 @dataclass
@@ -142,10 +165,11 @@ class TorchOps:
         cache, angles = self.step.cache(layer), self.step.angles(layer)
         if k is not None and v is not None:
             cache.write(self.step.positions, _rotate(k, *angles), v)
+        keys, values = cache.read()
         # Keys come first: ExecuTorch would copy a whole cache to transpose it, and queries are few.
-        scores = torch.bmm(_as(cache.keys, q), _by_kv_head(_rotate(q, *angles), layer)).transpose(1, 2).contiguous()
+        scores = torch.bmm(keys, _by_kv_head(_rotate(q, *angles), layer)).transpose(1, 2).contiguous()
         scores = scores.unflatten(1, (layer.group, q.shape[1])) + self.step.mask(layer)
-        found = torch.bmm(scores.softmax(-1).flatten(1, 2), _as(cache.values, q))
+        found = torch.bmm(scores.softmax(-1).flatten(1, 2), values)
         return _by_position(found, layer)
 
     def keep_wanted(self, x: Tensor) -> Tensor:
@@ -156,11 +180,6 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Heads -> heads"""
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat((-right, left), -1) * sin
-
-
-def _as(cached: Tensor, like: Tensor) -> Tensor:
-    """A cache in the dtype it is computed in; itself where that is its own, without a view that a trace would keep."""
-    return cached if cached.dtype == like.dtype else cached.to(like.dtype)
 
 
 def _by_kv_head(q: Tensor, layer: Layer) -> Tensor:

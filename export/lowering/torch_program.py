@@ -7,7 +7,7 @@ from export.config import Model
 from export.graph.decoder import decode, embed_tokens
 from export.graph.embedders import embed_audio, embed_image
 from export.lowering.torch_ops import Step, TorchOps, new_caches
-from export.weights import Weights
+from export.weights import KvScales, Weights
 from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
 
@@ -16,12 +16,12 @@ class TorchProgram:
     """One sequence; every call of `run` appends to it."""
 
     def __init__(
-        self, model: Model, weights: Weights, max_context: int, max_step: int, cache: torch.dtype = torch.float32
+        self, model: Model, weights: Weights, max_context: int, max_step: int, kv_scales: KvScales | None = None
     ) -> None:
         self.model = model
         self.weights = weights
         self.max_step = max_step
-        self.caches = new_caches(model.text, max_context, max_step, cache)
+        self.caches = new_caches(model.text, max_context, max_step, kv_scales)
         self.position = 0
 
     @torch.no_grad()

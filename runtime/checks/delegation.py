@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from runtime.checks.lowering import EMBEDDING
-from runtime.job import Job
+from runtime.job import EMBEDDING, Job
 from runtime.manifest import Measure
 from runtime.readback_executorch import BACKEND, ExecutorchWeights, undelegated
 
@@ -11,11 +10,12 @@ FORMAT = "executorch"
 
 
 def run(job: Job) -> Iterator[Measure]:
-    if FORMAT not in job.manifest.artifacts:
-        return
     folder = job.bundle / FORMAT
     lost = undelegated(folder, job.manifest.tensors, f"{EMBEDDING}.weight")
     yield job.measure("delegation", "undelegated", len(lost), engine=FORMAT, note="; ".join(lost))
-    calls = ExecutorchWeights(folder).operators()
+    weights = ExecutorchWeights(folder)
+    calls = weights.operators()
     portable = ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in calls.items() if name != BACKEND)
     yield job.measure("delegation", "delegates", calls.get(BACKEND, 0), engine=FORMAT, note=f"portable: {portable}")
+    yield job.measure("delegation", "planned_bytes", weights.planned_bytes(), engine=FORMAT,
+                      note="that the decoder's caches and activations take")  # fmt: skip

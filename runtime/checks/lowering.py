@@ -26,8 +26,6 @@ CONTINUATION = 64  # positions decoded after the prompts of other modalities
 STEPS = (5, 1, 24, 3)  # sizes of prefills, again and again
 SLACK = 1.1  # by which an engine's KL may exceed that of the same arithmetic in torch: roundings fall otherwise
 
-EMBEDDING, HEAD = "model.language_model.embed_tokens", "lm_head"
-
 
 @dataclass(frozen=True)
 class Probe:
@@ -58,9 +56,9 @@ def run(job: Job) -> Iterator[Measure]:
         yield from _cache_cost(job, probes, reference)
     for engine, folder in job.engines():
         wanted = _score(reference, probes, job, engine)
-        if engine.exact:
+        if twin := job.open_twin(engine, folder):
             job.status(f"{engine.name}: float twin")
-            found = _run(engine.exact(folder), probes, job, engine)
+            found = _run(twin, probes, job, engine)
             exact = _score(reference.variant(half_cache=True), probes, job, engine) if engine.half else wanted
             for pair in zip(exact, found, strict=True):
                 yield from _twin(job, engine, *pair)
@@ -75,7 +73,7 @@ def _same_arithmetic(job: Job, engine: Engine, folder: Path) -> ReferenceSession
     """The quantized reference, rounding as the engine does: what no kernel could avoid."""
     if engine.half:
         return job.half_reference
-    return job.reference.variant(_blocks(job, engine, folder), job.kv_scales)
+    return job.reference.variant(job.blocks(engine, folder), job.kv_scales)
 
 
 # Probes
@@ -205,9 +203,3 @@ def _cache_cost(job: Job, probes: Sequence[Probe], rounding: ReferenceSession) -
     for want, got in zip(*(_score(session, probes, job, engine) for session in (job.reference, rounding)), strict=True):
         kl, kind = metrics.kl_divergence(want.logits, got.logits), want.modality
         yield job.measure("lowering", "cache_kl", float(kl.mean()), modality=kind, note=f"largest {kl.max():.1e}")
-
-
-def _blocks(job: Job, engine: Engine, folder: Path) -> dict[str, int | None]:
-    """Inputs that share a scale when rounded, by the reference's modules."""
-    blocks = engine.rounds(folder, job.manifest.tensors)
-    return {HEAD if module == EMBEDDING else module: size for module, size in blocks.items()}

@@ -16,8 +16,6 @@ NAMED = 3  # faults spelled out
 
 def run(job: Job) -> Iterator[Measure]:
     """Faults of all packages, and the size of the largest."""
-    if FORMAT not in job.manifest.artifacts:
-        return
     paths = sorted((job.bundle / FORMAT).glob("*.mlpackage"))
     job.status(f"checking {len(paths)} Core ML packages")
     host = job.manifest.artifacts[FORMAT].host

@@ -1,5 +1,6 @@
 """ExecuTorch's own runtime on the methods of one `.pte`, called as its multimodal runner calls them."""
 
+from contextlib import nullcontext
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from runtime.errors import UserError
+from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.steps import steps
+from runtime.weight_cache import WeightCache
 
 VERSION = "1.5.1"  # kernels and the file's format go together
 FILE = "model.pte"
@@ -24,20 +27,24 @@ class ExecutorchSession:
 
     name = "executorch"
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, weight_cache: Path | None = None) -> None:
         """
         Args:
             threads: of XNNPACK, one number for the whole process; by default the engine's own choice.
+            weight_cache: folder of packed weights, written at the first load and mapped at later ones; by default
+                weights are packed in memory at every load.
 
         Raises:
-            UserError: the folder holds no program of ours, or its data file or the engine does not fit it.
+            UserError: the folder holds no program of ours, or its data file or the engine does not fit it; or there
+                can be no weight cache (see WeightCache).
         """
         self.folder = folder
+        self._cache = WeightCache(weight_cache, artifact_files(folder)) if weight_cache else None
         self.program = open_program(folder, threads)
         self.context = self._constant("get_max_context_len")
         self.max_step = self._constant("get_max_step")
         # A program of its own: methods of one program share their memory, caches included.
-        self._decoder = load_method(open_program(folder, threads), folder, "text_decoder")
+        self._decoder = self._load(open_program(folder, threads), "text_decoder")
         self._embedding = self._method("token_embedding")
         self.position = 0
 
@@ -107,7 +114,11 @@ class ExecutorchSession:
         return int(self._method(name).execute(())[0])
 
     def _method(self, name: str) -> Any:
-        return load_method(self.program, self.folder, name)
+        return self._load(self.program, name)
+
+    def _load(self, program: Any, name: str) -> Any:
+        with self._cache.used() if self._cache else nullcontext():
+            return load_method(program, self.folder, name)
 
 
 def run(method: Any, array: NDArray) -> NDArray[np.float32]:
@@ -131,6 +142,11 @@ def join_patches(patches: NDArray[np.float32], cells: NDArray[np.int64]) -> NDAr
 _loaded: set[int | None] = set()  # thread counts that programs of this process were loaded with
 
 
+def artifact_files(folder: Path) -> list[Path]:
+    """Those that are there."""
+    return [path for path in (folder / FILE, folder / DATA_FILE) if path.is_file()]
+
+
 def open_program(folder: Path, threads: int | None = None) -> Any:
     """executorch.runtime.Program
 
@@ -143,7 +159,8 @@ def open_program(folder: Path, threads: int | None = None) -> Any:
     _set_threads(threads)
     data = folder / DATA_FILE
     try:
-        program = runtime.load_program(folder / FILE, data_path=data if data.exists() else None)
+        with quiet():  # it logs what it then raises
+            program = runtime.load_program(folder / FILE, data_path=data if data.exists() else None)
     except RuntimeError as error:
         raise UserError(f"{folder / FILE} does not load ({_reason(error)}): export the bundle again") from None
     if "get_max_step" not in program.method_names:
@@ -159,7 +176,8 @@ def load_method(program: Any, folder: Path, name: str) -> Any:
         raise UserError(f"{folder / FILE} has no method {name}: leave such inputs out of the prompt, "
                         "or export the model again")  # fmt: skip
     try:
-        return program.load_method(name)
+        with quiet():
+            return program.load_method(name)
     except RuntimeError as error:
         raise UserError(f"{folder / FILE}: {name} does not load ({_reason(error)}); if it has a {DATA_FILE}, "
                         "that must be of the same export") from None  # fmt: skip

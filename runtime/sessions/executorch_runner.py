@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from runtime.errors import UserError
+from runtime.quiet import quiet
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.executorch import DATA_FILE, FILE, join_patches, open_program, steps
 
@@ -38,7 +39,8 @@ class StockRunner:
 
         self.max_step, self.image, self.audio = map(constant, ("get_max_step", "get_image_id", "get_audio_id"))
         self.vocabulary = constant("get_vocab_size")
-        self._runner = self._open(folder, tokenizer)
+        with quiet():  # it prints what it loads
+            self._runner = self._open(folder, tokenizer)
 
     def _open(self, folder: Path, tokenizer: Path | None) -> Any:
         from executorch.extension.llm.runner import MultimodalRunner
@@ -63,7 +65,8 @@ class StockRunner:
         pieces: list[str] = []
         config = GenerationConfig(max_new_tokens=max_tokens, temperature=0.0, echo=False)
         try:
-            self._runner.generate(list(self._parts(inputs)), config, pieces.append)
+            with quiet():  # it prints what it writes, and statistics
+                self._runner.generate(list(self._parts(inputs)), config, pieces.append)
         except RuntimeError as error:
             raise UserError(f"the stock runner stopped ({error}): is the prompt longer than the context?") from None
         return "".join(pieces)

@@ -1,0 +1,53 @@
+"""Is an engine's int8 arithmetic the one we think it is?
+
+Two tokens at a time, so that a value that falls on the other side of a rounding spoils its own row alone: in a long
+sequence the cache would carry it into every row after it. Most rows then agree to the last bits of fp32.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import metrics
+from runtime.job import Job
+from runtime.manifest import Measure
+from runtime.sessions.base import ModelInputs, Session
+
+PAIRS = 100
+
+
+def run(job: Job) -> Iterator[Measure]:
+    """Of each engine that rounds activations to int8, against the same arithmetic in torch."""
+    pairs, bound = list(islice(_pairs(job), PAIRS)), job.gates["row_median"].bound
+    for engine, folder in job.engines():
+        if engine.half:
+            continue  # rounds nothing to int8
+        job.status(f"{engine.name}: int8 arithmetic")
+        wanted = _read(job.reference.variant(job.blocks(engine, folder), job.kv_scales), pairs)
+        rows = metrics.row_rms(wanted, _read(engine.open(folder), pairs))
+        note = f"{(rows > bound).sum()} of {len(rows)} rows with a flipped rounding"
+        name, share = ("row_twentieth", 0.05) if job.kv_scales else ("row_median", 0.5)  # caches round as well
+        yield job.measure("rounding", name, float(np.quantile(rows, share)), engine=engine.name, note=note)
+        yield job.measure("rounding", "rows_flipped", float((rows > bound).mean()), engine=engine.name)
+
+
+def _pairs(job: Job) -> Iterator[NDArray[np.int64]]:
+    """Neighbours in the goldens' prompts, each pair once."""
+    seen = set[tuple[int, ...]]()
+    for golden in job.goldens:
+        ids = golden.inputs.input_ids[~np.isin(golden.inputs.input_ids, [job.media.image or -1, job.media.audio or -1])]
+        for pair in ids[: len(ids) // 2 * 2].reshape(-1, 2):
+            if tuple(pair) not in seen:
+                seen.add(tuple(pair))
+                yield pair
+
+
+def _read(session: Session, pairs: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+    """Logits after each pair, [pairs, vocabulary]."""
+    logits = []
+    for pair in pairs:
+        session.reset()
+        logits.append(session.prefill(ModelInputs(pair)))
+    return np.stack(logits)
