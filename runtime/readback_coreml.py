@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.job import EMBEDDING
 from runtime.errors import UserError
+from runtime.job import EMBEDDING
 from runtime.manifest import Table, TensorDigest, read_manifest
 from runtime.mil.blobs import BlobFiles
 from runtime.mil.program import Argument, Immediate, Operation, Program, Stored, read_program

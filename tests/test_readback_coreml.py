@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from export.schemes import INT4, INT8, Scheme, unpack
 from export.weights import Packed
-from runtime.job import EMBEDDING
 from runtime.errors import UserError
+from runtime.job import EMBEDDING
 from runtime.manifest import Table, TensorDigest
 from runtime.readback_coreml import CoremlWeights, compare, plain
 from tests.coreml_models import Lowered
