@@ -14,7 +14,7 @@ from export.recipes import TARGETS
 from export.weights import FloatTwin, KvScales
 from runtime.errors import UserError
 from runtime.job import twin_folder
-from runtime.manifest import Artifact, Program
+from runtime.manifest import Artifact, LoadOptions, Program
 from runtime.sessions.executorch import artifact_files
 from runtime.weight_cache import cache_name, load_options
 
@@ -50,17 +50,22 @@ def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
     return describe_executorch(job.model)
 
 
+def _executorch_options(folder: Path) -> LoadOptions:
+    return load_options(cache_name(artifact_files(folder)))
+
+
 @dataclass(frozen=True)
 class Format:
     """A way to write a model down."""
 
     lower: Lower
     twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
+    load_options: Callable[[Path], LoadOptions | None] = lambda folder: None  # for apps, from the folder written
 
 
 FORMATS = {
     "onnx": Format(_lower_onnx),
-    "executorch": Format(_lower_executorch, twin_apart=True),
+    "executorch": Format(_lower_executorch, True, _executorch_options),
 }
 PLANNED = ("coreml",)
 
@@ -73,13 +78,7 @@ def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     placed = {role: program.model_copy(update={"file": f"{format_name}/{program.file}"})
               for role, program in programs.items()}  # fmt: skip
     kv_scales = dict(job.kv_scales) if job.kv_scales else None
-    return Artifact(programs=placed, kv_scales=kv_scales, load_options=_load_options(folder))
-
-
-def _load_options(folder: Path) -> dict[str, dict[str, bool | str]] | None:
-    """Of an ExecuTorch program."""
-    files = artifact_files(folder)
-    return load_options(cache_name(files)) if files else None
+    return Artifact(programs=placed, kv_scales=kv_scales, load_options=FORMATS[format_name].load_options(folder))
 
 
 def lower_twin(format_name: str, job: Lowering) -> None:
