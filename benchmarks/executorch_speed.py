@@ -12,7 +12,6 @@ every rounding of an activation to int8 grows from position to position, in any 
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -171,12 +170,14 @@ def import_engine(folder: Path, cache: Path | None) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Of this process, in MiB: what no file backs, what files back, and the most of both there was."""
+    """Of this process, in MiB: what no file backs, what files back, and the most of both there was.
+
+    That peak begins with the program; getrusage's takes over the one of the process that started this.
+    """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    anonymous, backed = (int(status[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))
-    backed += int(status["RssShmem"].split()[0]) / 1024
-    return {"anonymous_mib": anonymous, "file_mib": backed,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}  # fmt: skip
+    anonymous, files, shared, peak = (int(status[name].split()[0]) / 1024
+                                      for name in ("RssAnon", "RssFile", "RssShmem", "VmHWM"))  # fmt: skip
+    return {"anonymous_mib": anonymous, "file_mib": files + shared, "peak_mib": peak}
 
 
 # Reports
