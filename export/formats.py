@@ -15,7 +15,7 @@ from export.weights import FloatTwin, KvScales
 from runtime.coreml_tools import coremltools
 from runtime.errors import UserError
 from runtime.job import twin_folder
-from runtime.manifest import Artifact
+from runtime.manifest import Artifact, LoadOptions
 from runtime.sessions.executorch import artifact_files
 from runtime.weight_cache import cache_name, load_options
 
@@ -39,7 +39,7 @@ Lower = Callable[[Lowering, Path], Artifact]  # writes an existing folder; files
 
 def _lower_onnx(job: Lowering, folder: Path) -> Artifact:
     write_onnx(job.model, job.weights, job.checkpoint, folder, job.context, job.kv_scales)
-    return Artifact(programs=describe_onnx(folder), kv_scales=_plain(job.kv_scales))
+    return Artifact(programs=describe_onnx(folder))
 
 
 def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
@@ -49,8 +49,7 @@ def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
     weights = FloatTwin(job.weights) if job.exact else job.weights
     write_executorch(job.model, weights, job.checkpoint, folder, sizes, job.data_file)
-    options = load_options(cache_name(artifact_files(folder)))
-    return Artifact(programs=describe_executorch(job.model), kv_scales=_plain(job.kv_scales), load_options=options)
+    return Artifact(programs=describe_executorch(job.model))
 
 
 def _lower_coreml(job: Lowering, folder: Path) -> Artifact:
@@ -63,9 +62,8 @@ def _lower_coreml(job: Lowering, folder: Path) -> Artifact:
     return write_coreml(job.model, job.weights, folder, sizes, job.identity)
 
 
-def _plain(kv_scales: KvScales | None) -> dict[int, tuple[float, float]] | None:
-    """As a manifest holds them."""
-    return dict(kv_scales) if kv_scales else None
+def _executorch_options(folder: Path) -> LoadOptions:
+    return load_options(cache_name(artifact_files(folder)))
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,12 @@ class Format:
 
     lower: Lower
     twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
+    load_options: Callable[[Path], LoadOptions | None] = lambda folder: None  # for apps, from the folder written
 
 
 FORMATS = {
     "onnx": Format(_lower_onnx),
-    "executorch": Format(_lower_executorch, twin_apart=True),
+    "executorch": Format(_lower_executorch, True, _executorch_options),
     "coreml": Format(_lower_coreml),
 }
 
@@ -87,7 +86,10 @@ def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     """Writes the artifact into its folder of the bundle."""
     folder = bundle / format_name
     folder.mkdir()
-    return _placed(FORMATS[format_name].lower(job, folder), format_name)
+    format_ = FORMATS[format_name]
+    artifact = _placed(format_.lower(job, folder), format_name)
+    kv_scales = dict(job.kv_scales) if job.kv_scales else None
+    return artifact.model_copy(update={"kv_scales": kv_scales, "load_options": format_.load_options(folder)})
 
 
 def _placed(artifact: Artifact, folder: str) -> Artifact:

@@ -17,6 +17,9 @@ FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 
 
+LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name
+
+
 class Record(BaseModel):
     """Frozen, and strict about unknown keys, so that a change of the schema cannot pass unseen."""
 
@@ -137,7 +140,7 @@ class Artifact(Record):
     kv_scales: dict[int, tuple[float, float]] | None = None  # of keys and values by layer, where the cache is int8
     host: Host | None = None  # of Core ML
     # By the engine's backend, what to load it with; paths are relative to a folder that the app may write.
-    load_options: dict[str, dict[str, bool | str]] | None = None
+    load_options: LoadOptions | None = None
 
 
 class Tokens(Record):

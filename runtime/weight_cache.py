@@ -41,9 +41,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runtime.errors import UserError
+from runtime.manifest import LoadOptions
 
 SOURCE = Path(__file__).parent / "native" / "weight_cache.cpp"
-VERSION = "1.5.1"  # the ExecuTorch whose symbol the library stands in for
+VERSION = "1.5.1"  # of ExecuTorch: kernels, the file's format and the symbol that the library stands in for
 ENGINE = "libexecutorch.so"
 HEADS = {b"eh00": 24, b"FH01": 32}  # by the mark at byte 8 of a .pte and a .ptd: where the length of its head stands
 LONGEST = 255  # bytes of a path that an option holds
@@ -61,7 +62,7 @@ def cache_name(files: Iterable[Path]) -> str:
     return f"{digest.hexdigest()[:32]}.xnnpack"
 
 
-def load_options(path: str) -> dict[str, dict[str, bool | str]]:
+def load_options(path: str) -> LoadOptions:
     """What to load methods with, by backend, for a cache at a path."""
     return {"XnnpackBackend": {"weight_cache_enabled": True, "packed_cache_path": path}}
 

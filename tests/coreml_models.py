@@ -12,7 +12,7 @@ from export.weights import Weights
 from runtime.manifest import Artifact, Tokens
 from runtime.sessions.coreml import CoremlSession
 from tests import random_models as models
-from tests.executorch_models import quantize
+from tests.parity import quantize
 
 SIZES = Sizes(context=128, prefill=32, image_tokens=12, audio_tokens=4)
 

@@ -22,7 +22,8 @@ from runtime.sessions.coreml_native import NativePackage
 from runtime.sessions.reference import ReferenceSession
 from tests import random_models as models
 from tests.coreml_models import SIZES, Lowered, tokens
-from tests.executorch_models import SHALLOW, logits_of
+from tests.executorch_models import SHALLOW
+from tests.parity import logits_of
 from tests.random_models import Prompt
 
 RMS, KL = 3e-4, 1e-5  # of a float twin

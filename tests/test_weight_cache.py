@@ -5,27 +5,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
 
 import executorch.kernels.quantized  # noqa: F401  loads ExecuTorch into this process
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.formats import Lowering, lower
 from export.lowering.executorch_streams import linear_scales
 from export.schemes import INT4
 from export.weights import Packed
 from runtime import weight_cache
 from runtime.errors import UserError
-from runtime.manifest import Artifact
 from runtime.sessions import executorch as engine
 from runtime.sessions.executorch import artifact_files
 from runtime.weight_cache import WeightCache, cache_name
 from tests import random_models as models
-from tests.executorch_models import SHALLOW, quantize
+from tests.executorch_models import SHALLOW, lower
+from tests.parity import quantize
 
-CONTEXT = 128
 RESCALED = "model.language_model.layers.0.mlp.up_proj.weight"
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler to build runtime/native with"
@@ -39,9 +36,10 @@ class Made:
         self.cache = folder / "cache"
         reference = models.random_model(models.random_config(vision=False, audio=False, **SHALLOW))
         model, weights = quantize(reference, INT4)
-        self.artifact = lower("executorch", Lowering(model, cast(Any, weights), folder, CONTEXT, None, "test"), folder)
-        self.folders = folder / "executorch", folder / "rescaled"
-        self.folders[1].mkdir()
+        self.folders = folder / "first", folder / "rescaled"
+        for made in self.folders:
+            made.mkdir()
+        lower(model, weights, self.folders[0])
         packed = weights.packed(RESCALED)
         assert packed
         (self.folders[1] / engine.FILE).write_bytes(doubled((self.folders[0] / engine.FILE).read_bytes(), packed))
@@ -109,11 +107,8 @@ def test_damaged_files_are_written_again_and_control_foreign_ones_are_used(
     made.files[1].write_bytes(whole[1])
 
 
-def test_apps_are_told_the_file(made: Made) -> None:
+def test_other_scales_are_another_file(made: Made) -> None:
     assert made.files[0] != made.files[1]
-    options = {"weight_cache_enabled": True, "packed_cache_path": made.files[0].name}
-    read_back = Artifact.model_validate_json(made.artifact.model_dump_json())
-    assert read_back.load_options == {"XnnpackBackend": options}
 
 
 def test_too_late_is_said(made: Made) -> None:
@@ -124,7 +119,6 @@ def test_too_late_is_said(made: Made) -> None:
 def test_versions_and_files_that_do_not_fit_are_named(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert weight_cache.VERSION == engine.VERSION
     with pytest.raises(UserError, match="longer than 255 bytes"):
         WeightCache(tmp_path / ("long" * 60), artifact_files(made.folders[0]))
     (tmp_path / engine.FILE).write_bytes(bytes(1000))

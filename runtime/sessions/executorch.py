@@ -14,9 +14,8 @@ from runtime.errors import UserError
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.steps import steps
-from runtime.weight_cache import WeightCache
+from runtime.weight_cache import VERSION, WeightCache
 
-VERSION = "1.5.1"  # kernels and the file's format go together
 FILE = "model.pte"
 DATA_FILE = "model.ptd"  # the weights, where they are not in the program's file
 FLAG = -1  # channel of embeddings that tells images from all else
