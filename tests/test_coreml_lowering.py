@@ -24,7 +24,8 @@ from runtime.mil.program import Stored, read_program
 from tests import mil_programs
 from tests import random_models as models
 from tests.coreml_models import SIZES, Lowered, write
-from tests.executorch_models import SHALLOW, quantize
+from tests.executorch_models import SHALLOW
+from tests.parity import quantize
 
 ROWS, COLUMNS = 2**20, 256  # 128 MiB of int4
 ALLOWED = 4 * coreml_weights.CHUNK  # bytes
