@@ -26,7 +26,7 @@ from runtime.sessions.reference import ReferenceSession, memory_shortage
 from runtime.verify import verify
 
 TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai",
-         "executorch", "torchao")  # fmt: skip
+         "executorch", "torchao", "coremltools")  # fmt: skip
 Status = Callable[[str], None]  # told what is going on
 
 

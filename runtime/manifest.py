@@ -175,7 +175,7 @@ class Limits(Record):
     sliding_window: int  # positions
     image_soft_tokens: int | None  # per image
     audio_soft_tokens: int | None  # per clip
-    minimum_memory: int  # bytes: weights, cache at 4096 positions and what the engine adds
+    minimum_memory: int  # bytes: weights as an engine holds them, and the cache at the full context
 
 
 class TensorDigest(Record):

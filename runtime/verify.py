@@ -35,20 +35,20 @@ class Check:
     run: Callable[[Job], Iterator[Measure]]
     needs: tuple[str, ...] = ()  # beside the bundle
     needs_goldens: bool = False
-    format: str | None = None  # of the artifact that it is about; where there is none, it is no check of the bundle's
+    formats: tuple[str, ...] = ()  # that it is about; where the bundle has none of them, it is no check of the bundle's
 
 
 CHECKS = {
     "files": Check(files.run),
     "bytes": Check(stored_bytes.run),
-    "delegation": Check(delegation.run, format="executorch"),
-    "packages": Check(packages.run, format="coreml"),
+    "delegation": Check(delegation.run, formats=("executorch",)),
+    "packages": Check(packages.run, formats=("coreml",)),
     "template": Check(template.run, needs_goldens=True),
     "goldens": Check(goldens.run, needs_goldens=True),
-    "runner": Check(runner.run, needs_goldens=True, format="executorch"),
-    "preprocessing": Check(preprocessing.run, needs_goldens=True),
+    "runner": Check(runner.run, needs_goldens=True, formats=("executorch",)),
+    "preprocessing": Check(preprocessing.run, needs_goldens=True, formats=("onnx",)),
     "lowering": Check(lowering.run, ("quantized",)),
-    "rounding": Check(rounding.run, ("quantized",), needs_goldens=True),
+    "rounding": Check(rounding.run, ("quantized",), needs_goldens=True, formats=("onnx", "executorch")),
     "quantization": Check(quantization.run, ("quantized", "source", "evaluation")),
 }
 CRASHED = Gate(0, False, "checks that stopped with an error")
@@ -76,7 +76,11 @@ def verify(
     job = make_job(bundle, quantized, source, evaluation, gates, status)
     if evaluation:
         _ = job.held_out  # unreadable data is bad input, not a failed check
-    there = {name: check for name, check in CHECKS.items() if check.format in (None, *job.manifest.artifacts)}
+    there = {
+        name: check
+        for name, check in CHECKS.items()
+        if not check.formats or job.manifest.artifacts.keys() & check.formats
+    }
     wanted = {name: check for name, check in there.items() if not only or name in only}
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]

@@ -54,6 +54,15 @@ def executorch_bundle(exported: Path) -> Path:
     return exported / "dist" / "android" / NAME
 
 
+@pytest.fixture(scope="session")
+def coreml_bundle(exported: Path) -> Path:
+    """Of the same quantized checkpoint. Not to be changed."""
+    places = ["--build", str(exported / "build"), "--dist", str(exported / "dist")]
+    result = CliRunner().invoke(app, ["--target", "ios", *places])
+    assert result.exit_code == 0, result.output
+    return exported / "dist" / "ios" / NAME
+
+
 @pytest.fixture
 def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
     """To be changed."""

@@ -10,13 +10,13 @@ from export.schemes import INT4
 from runtime.checks import rounding
 from runtime.gates import GATES
 from runtime.job import Job, twin_folder
-from runtime.manifest import Measure, Verification, read_manifest
+from runtime.manifest import read_manifest
 from runtime.sessions.executorch import DATA_FILE, FILE, artifact_files
 from runtime.sessions.executorch_runner import NAME
 from runtime.verify import make_job, verify
 from runtime.weight_cache import cache_name
 from tests.executorch_models import SHALLOW, Lowered
-from tests.test_verify import failures, seal
+from tests.test_verify import failures, found, seal, values
 
 
 @pytest.fixture
@@ -27,18 +27,6 @@ def copy(executorch_bundle: Path, tmp_path: Path) -> Path:
 
 def job_of(bundle: Path, quantized: Path) -> Job:
     return make_job(bundle, quantized, None, None, GATES, lambda text: None)
-
-
-def found(bundle: Path) -> Verification:
-    """What its export measured."""
-    verification = read_manifest(bundle).verification
-    assert verification
-    return verification
-
-
-def values(verification: Verification, name: str) -> dict[str | None, Measure]:
-    """By modality."""
-    return {measure.modality: measure for measure in verification.measures if measure.name == name}
 
 
 def test_an_export_is_verified_whole(executorch_bundle: Path) -> None:

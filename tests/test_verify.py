@@ -42,6 +42,18 @@ def failures(result: Verification) -> set[str]:
     return {measure.name for measure in result.measures if not measure.passed}
 
 
+def found(bundle: Path) -> Verification:
+    """What its export measured."""
+    verification = read_manifest(bundle).verification
+    assert verification
+    return verification
+
+
+def values(verification: Verification, name: str) -> dict[str | None, Measure]:
+    """By modality."""
+    return {measure.modality: measure for measure in verification.measures if measure.name == name}
+
+
 # Ways to spoil a bundle
 
 
