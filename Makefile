@@ -4,6 +4,7 @@ TARGET  ?= android
 MODEL   ?= tiny
 RECIPE  ?= int4
 FORMATS ?=
+CONTEXT ?= 8192
 BUNDLE  ?= dist/$(TARGET)/$(notdir $(MODEL))-$(RECIPE)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ READY  := $(VENV)/.ready
 .PHONY: export verify test lint clean
 
 export: $(READY)
-	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)"
+	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT)
 
 verify: $(READY)
 	$(RUN) -m runtime verify $(BUNDLE)

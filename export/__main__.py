@@ -16,7 +16,7 @@ def export_command(
     model: Annotated[str, typer.Option(help="`tiny`, a folder, or a Hugging Face id.")] = "tiny",
     recipe: Annotated[str, typer.Option(help="How weights are quantized; an unknown name lists them.")] = "int4",
     formats: Annotated[str, typer.Option(help="Some of the target's formats, separated by commas.")] = "",
-    context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 4096,
+    context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 8192,
     data_file: Annotated[bool, typer.Option(help="Put ExecuTorch's weights into a .ptd beside the .pte.")] = False,
     build: Annotated[Path, typer.Option(help="Quantized checkpoints go to its folder `quantized`.")] = Path("build"),
     dist: Annotated[Path, typer.Option(help="Bundles go to its folder of the target's name.")] = Path("dist"),

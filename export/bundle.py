@@ -130,7 +130,7 @@ def _manifest(
         files=_files(folder),
         tokens=tokens(folder),
         sampling=sampling(folder),
-        limits=limits(lowering, folder),
+        limits=limits(lowering, artifacts.values(), folder),
         tensors=order.record.tensors,
         goldens=recorded,
         tools={name: version(name) for name in TOOLS},

@@ -1,12 +1,13 @@
 """What a manifest states of a checkpoint: special tokens, sampling, limits."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from export.config import Layer
 from export.formats import Lowering
-from runtime.manifest import Limits, Sampling, Tokens
+from export.memory import weight_bytes
+from runtime.manifest import Artifact, Limits, Sampling, Tokens
 
 PROCESSOR_FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
@@ -47,41 +48,19 @@ def sampling(folder: Path) -> Sampling:
                     top_k=found.get("top_k", 64), top_p=found.get("top_p", 0.95))  # fmt: skip
 
 
-def limits(lowering: Lowering, folder: Path) -> Limits:
-    """How much goes in, and how much memory that takes."""
+def limits(lowering: Lowering, artifacts: Iterable[Artifact], folder: Path) -> Limits:
+    """How much goes in, and how much memory that takes in the format that takes most."""
     processor = _read(folder, "processor_config.json")
     windows = [layer.window for layer in lowering.model.text.layers if layer.window]
     images, audio = processor.get("image_processor", {}), processor.get("audio_seq_length", 750)
+    cache = max(artifact.cache.at(lowering.context) for artifact in artifacts)
     return Limits(
         context=lowering.context,
         sliding_window=windows[0] if windows else lowering.context,
         image_soft_tokens=images.get("max_soft_tokens", 280) if lowering.model.image else None,
         audio_soft_tokens=audio if lowering.model.audio else None,
-        minimum_memory=_weight_bytes(lowering) + _cache_bytes(lowering),
+        minimum_memory=weight_bytes(lowering.weights) + cache,
     )
-
-
-def _weight_bytes(lowering: Lowering) -> int:
-    """As ONNX Runtime holds them in memory, the most of all engines: codes, fp32 scales and a sum for each block."""
-    total = 0
-    for name, stored in lowering.weights.source.tensors.items():
-        packed = lowering.weights.packed(name) if name.endswith(".weight") else None
-        if packed is None and not name.endswith(("_packed", "_scale", "_shape")):
-            total += 4 * stored.bytes // stored.dtype.itemsize
-        elif packed is not None:
-            total += packed.codes.nbytes + 8 * packed.scales.size
-    return total
-
-
-def _cache_bytes(lowering: Lowering) -> int:
-    """At the full context; sliding layers keep no more than a window."""
-    bytes_each = 1 if lowering.kv_scales else 4
-    return sum(2 * layer.kv_heads * layer.head_dim * _slots(layer, lowering.context) * bytes_each
-               for layer in lowering.model.text.layers if layer.owns_cache)  # fmt: skip
-
-
-def _slots(layer: Layer, context: int) -> int:
-    return min(layer.window or context, context)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from export.checkpoint import CheckpointWeights
 from export.config import Model
 from export.folders import locked, put_in_place
+from export.lowering.onnx_genai import SPARE_SLOTS
 from export.lowering.onnx_ports import describe_onnx
 from export.lowering.onnx_program import write_onnx
+from export.memory import cache_memory
 from export.recipes import RECIPES, TARGETS, Recipe
 from export.weights import FloatTwin, KvScales
 from runtime.coreml_tools import coremltools
@@ -39,7 +41,8 @@ Lower = Callable[[Lowering, Path], Artifact]  # writes an existing folder; files
 
 def _lower_onnx(job: Lowering, folder: Path) -> Artifact:
     write_onnx(job.model, job.weights, job.checkpoint, folder, job.context, job.kv_scales)
-    return Artifact(programs=describe_onnx(folder))
+    cache = cache_memory(job.model.text, _value_bytes(job), job.context, SPARE_SLOTS)
+    return Artifact(programs=describe_onnx(folder), cache=cache)
 
 
 def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
@@ -49,7 +52,13 @@ def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
     weights = FloatTwin(job.weights) if job.exact else job.weights
     write_executorch(job.model, weights, job.checkpoint, folder, sizes, job.data_file)
-    return Artifact(programs=describe_executorch(job.model))
+    cache = cache_memory(job.model.text, _value_bytes(job), job.context, sizes.step - 1)
+    return Artifact(programs=describe_executorch(job.model), cache=cache)
+
+
+def _value_bytes(job: Lowering) -> int:
+    """Of a number in the caches: fp32 or int8."""
+    return 1 if job.kv_scales else 4
 
 
 def _lower_coreml(job: Lowering, folder: Path) -> Artifact:

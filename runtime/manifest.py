@@ -130,6 +130,17 @@ class Host(Record):
     masked: float  # added to the scores of slots that must not be seen
 
 
+class CacheMemory(Record):
+    """Bytes of keys and values: full layers grow with the positions, rings of sliding layers do not."""
+
+    fixed: int
+    per_position: int
+
+    def at(self, positions: int) -> int:
+        """Engines of static shapes make room for the whole context at once, others as the sequence grows."""
+        return self.fixed + self.per_position * positions
+
+
 class Artifact(Record):
     """What the bundle holds for one format: its programs by role (`decoder`, `embedding`, `vision`, `speech`).
 
@@ -137,6 +148,7 @@ class Artifact(Record):
     """
 
     programs: dict[str, Program]
+    cache: CacheMemory
     kv_scales: dict[int, tuple[float, float]] | None = None  # of keys and values by layer, where the cache is int8
     host: Host | None = None  # of Core ML
     # By the engine's backend, what to load it with; paths are relative to a folder that the app may write.

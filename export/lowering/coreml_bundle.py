@@ -9,6 +9,7 @@ from export.lowering.coreml_ops import FP16
 from export.lowering.coreml_ports import Sizes, describe_host
 from export.lowering.coreml_program import write_packages
 from export.lowering.coreml_weights import chunks
+from export.memory import cache_memory
 from export.weights import Weights
 from runtime.manifest import Artifact, Table
 
@@ -28,7 +29,9 @@ def write_coreml(model: Model, weights: Weights, folder: Path, sizes: Sizes, ide
     """
     programs = write_packages(model, weights, folder, sizes, identity, dtype)
     embedding = write_table(weights, f"{model.text.embedding}.weight", folder)
-    return Artifact(programs=programs, host=describe_host(model, sizes, programs, embedding, identity))
+    host = describe_host(model, sizes, programs, embedding, identity)
+    cache = cache_memory(model.text, 2, sizes.context, sizes.prefill, sizes.prefill)
+    return Artifact(programs=programs, cache=cache, host=host)
 
 
 def write_table(weights: Weights, name: str, folder: Path) -> Table:

@@ -1,0 +1,43 @@
+"""The longest context that the 12B was made for costs memory where it is used, and nothing in the files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from export.lowering.onnx_program import write_onnx
+from export.schemes import INT4
+from tests import coreml_models, executorch_models
+from tests import random_models as models
+from tests.executorch_models import SHALLOW
+from tests.parity import quantize
+from tests.test_onnx import TINY
+
+SHORT, LONG = 1024, 262144
+STEP = 8  # keeps the scores of a step small
+TOLERANCE = 256  # bytes, for numbers of more digits
+
+
+def write(format_: str, folder: Path, context: int) -> Path:
+    """A text model of two layers."""
+    config = models.random_config(vision=False, audio=False, **SHALLOW, max_position_embeddings=LONG)
+    model, weights = quantize(models.random_model(config), INT4)
+    folder.mkdir()
+    if format_ == "onnx":
+        write_onnx(model, weights, TINY, folder, context)
+    elif format_ == "executorch":
+        sizes = replace(executorch_models.SIZES, context=context, step=STEP)
+        executorch_models.lower(model, weights, folder, sizes=sizes)
+    else:
+        coreml_models.write(model, weights, folder, replace(coreml_models.SIZES, context=context, prefill=STEP))
+    return folder
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("format_", ["onnx", "executorch", "coreml"])
+def test_files_do_not_grow(tmp_path: Path, format_: str) -> None:
+    short, long = (size_of(write(format_, tmp_path / str(context), context)) for context in (SHORT, LONG))
+    assert abs(long - short) < TOLERANCE
