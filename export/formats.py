@@ -48,6 +48,17 @@ def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
     return describe_executorch(job.model)
 
 
+def _lower_coreai(job: Lowering, folder: Path) -> dict[str, Program]:
+    try:
+        from export.lowering.coreai_program import Sizes, describe_coreai, write_coreai
+    except ImportError as error:
+        raise UserError(f"Core AI is not installed ({error}): pip install 'gemma4-edge[coreai]'") from None
+
+    sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
+    write_coreai(job.model, job.weights, folder, sizes)
+    return describe_coreai(job.model, sizes)
+
+
 @dataclass(frozen=True)
 class Format:
     """A way to write a model down."""
@@ -59,6 +70,7 @@ class Format:
 FORMATS = {
     "onnx": Format(_lower_onnx),
     "executorch": Format(_lower_executorch, twin_apart=True),
+    "coreai": Format(_lower_coreai),
 }
 PLANNED = ("coreml",)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from runtime.manifest import TensorDigest
 from runtime.readback import BITS, OnnxWeights
 from runtime.sessions.base import Session
+from runtime.sessions.coreai import CoreaiSession
 from runtime.sessions.executorch import ExecutorchSession
 from runtime.sessions.genai import GenaiSession
 from runtime.sessions.onnx import OnnxSession
@@ -22,6 +23,10 @@ def _mat_mul_n_bits(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, 
 
 def _rows(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, int | None]:
     return {tensor.name.removesuffix(".weight"): None for tensor in tensors if tensor.dtype in BITS}
+
+
+def _nothing(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, int | None]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -44,4 +49,5 @@ ENGINES = {
     "executorch": (
         Engine(ExecutorchSession.name, ExecutorchSession, exact=ExecutorchSession, twin_apart=True, rounds=_rows),
     ),
+    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=_nothing),),  # no int8 activations
 }

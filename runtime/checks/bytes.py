@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from runtime import readback, readback_executorch
+from runtime import readback, readback_coreai, readback_executorch
 from runtime.job import Job
 from runtime.manifest import Measure
 
-READERS = {"onnx": readback.differences, "executorch": readback_executorch.differences}  # by format
+READERS = {"onnx": readback.differences, "executorch": readback_executorch.differences,
+           "coreai": readback_coreai.differences}  # by format  # fmt: skip
 NAMED = 3  # differences spelled out
 
 
