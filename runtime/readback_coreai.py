@@ -1,7 +1,7 @@
 """Every weight read back out of an `.aimodel`, without Core AI: its program is a file of MLIR bytecode.
 
 Weights carry no names there, so they are found by their digests. Large constants are blobs of the resource section,
-small ones end an entry of the attribute section. Format: https://mlir.llvm.org/docs/BytecodeFormat
+small ones end entries of the attribute section. Format: https://mlir.llvm.org/docs/BytecodeFormat
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ PROGRAM = Path(FILE) / "main.mlirb"
 MAGIC = b"ML\xefR"
 ATTRIBUTES, ATTRIBUTE_OFFSETS, RESOURCES, RESOURCE_OFFSETS = 2, 3, 5, 6  # sections
 BLOB = 0  # kind of a resource
+LONGEST_HEAD = 8  # bytes of an attribute before its size
 FLIPS = {4: 0x88, 8: 0x80}  # from codes in two's complement to those of the checkpoint, which add half their range
 Bytes = NDArray[np.uint8]
 
@@ -125,16 +126,21 @@ def _resource_sizes(reader: Reader) -> Iterator[tuple[int, int]]:
 
 
 def _small(data: Bytes, sections: dict[int, tuple[int, int]]) -> Iterator[Bytes]:
-    """What ends attributes of the form code, type, size, bytes."""
+    """What ends attributes as a size and as many bytes, behind a head of Core AI's own form."""
     start = sections[ATTRIBUTES][0]
     for size in _attribute_sizes(_reader(data, sections[ATTRIBUTE_OFFSETS])):
-        reader = Reader(data[: start + size], start)
+        yield from _tails(data[start : start + size])
         start += size
+
+
+def _tails(entry: Bytes) -> Iterator[Bytes]:
+    """Chance may find some that are none; digests tell."""
+    for head in range(1, LONGEST_HEAD + 1):
+        reader = Reader(entry, head)
         try:
-            reader.number(), reader.number()
             length = reader.number()
         except UserError:
-            continue  # of another form
+            return
         if length and length == reader.left:
             yield reader.take(length)
 

@@ -18,6 +18,19 @@ from export.schemes import unpack
 from export.weights import KvScales, Packed, Weights
 
 
+class CoreaiOps(TorchOps):
+    """Vocabulary[Tensor]"""
+
+    def layer_norm(self, x: Tensor, module: str, eps: float) -> Tensor:
+        """Centred twice: the engine adds up fp32 values one by one, so that its mean is off by 1e-6, which is a lot in
+        patches of nearly one colour; the mean of what is left puts that right.
+        """
+        centred = x - x.mean(-1, keepdim=True)
+        centred = centred - centred.mean(-1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+        return centred * scale * self.weight(f"{module}.weight") + self.weight(f"{module}.bias")
+
+
 class PackedTree(ParameterTree):
     """Weights under their own names; of packed ones the codes, with their scales beside."""
 
@@ -50,8 +63,8 @@ class Function(nn.Module):
         super().__init__()
         self.weights = PackedTree(weights, weights_of(description, *arguments))
 
-    def ops(self, step: Step | None = None) -> TorchOps:
-        return TorchOps(self.weights.find, step)
+    def ops(self, step: Step | None = None) -> CoreaiOps:
+        return CoreaiOps(self.weights.find, step)
 
 
 class TokenEmbedding(Function):
