@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.checkpoint import CheckpointWeights
@@ -49,10 +50,7 @@ def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
 
 
 def _lower_coreai(job: Lowering, folder: Path) -> dict[str, Program]:
-    try:
-        from export.lowering.coreai_program import Sizes, describe_coreai, write_coreai
-    except ImportError as error:
-        raise UserError(f"Core AI is not installed ({error}): pip install 'gemma4-edge[coreai]'") from None
+    from export.lowering.coreai_program import Sizes, describe_coreai, write_coreai  # optional packages
 
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
     write_coreai(job.model, job.weights, folder, sizes)
@@ -65,12 +63,13 @@ class Format:
 
     lower: Lower
     twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
+    optional: tuple[str, ...] = ()  # packages it needs beyond those that always come along
 
 
 FORMATS = {
     "onnx": Format(_lower_onnx),
     "executorch": Format(_lower_executorch, twin_apart=True),
-    "coreai": Format(_lower_coreai),
+    "coreai": Format(_lower_coreai, optional=("coreai-core==1.0.0b3", "coreai-torch==0.4.3")),
 }
 PLANNED = ("coreml",)
 
@@ -100,7 +99,8 @@ def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:
     """Those of a target, narrowed to the wanted ones.
 
     Raises:
-        UserError: unknown target or format, a format that the target does not ship, or one that is not built yet.
+        UserError: unknown target or format, a format that the target does not ship, one that is not built yet, or one
+            whose packages are not installed.
     """
     if target not in TARGETS:
         raise UserError(f"no target {target!r}; there are {', '.join(TARGETS)}")
@@ -114,7 +114,25 @@ def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:
                             f"(targets that ship them: {_targets_of(FORMATS)})")  # fmt: skip
         if name not in _shipped(target):
             raise UserError(f"target {target} does not ship {name}; it ships {', '.join(_shipped(target))}")
+        _require(name)
     return chosen
+
+
+def _require(format_name: str) -> None:
+    """Before any work."""
+    for need in FORMATS[format_name].optional:
+        package, _, wanted = need.partition("==")
+        if package_version(package) != wanted:
+            raise UserError(f"format {format_name} needs {need}, found {package_version(package) or 'none'}: "
+                            f"pip install {' '.join(FORMATS[format_name].optional)}")  # fmt: skip
+
+
+def package_version(package: str) -> str | None:
+    """None: not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _shipped(target: str) -> tuple[str, ...]:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.manifest import TensorDigest
 from runtime.readback import BITS, Difference, digest_of, narrow, pieces
-from runtime.sessions.coreai import FILE
+from runtime.sessions.coreai import PROGRAM
 
-PROGRAM = Path(FILE) / "main.mlirb"
 MAGIC = b"ML\xefR"
 ATTRIBUTES, ATTRIBUTE_OFFSETS, RESOURCES, RESOURCE_OFFSETS = 2, 3, 5, 6  # sections
 BLOB = 0  # kind of a resource

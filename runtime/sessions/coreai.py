@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from functools import cached_property
+from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.executorch import steps
 
-VERSION = "1.0.0b3"  # a beta: the asset's version may change with each
+PACKAGE, VERSION = "coreai-core", "1.0.0b3"  # a beta: the asset's version may change with each
 FILE = "model.aimodel"
-INSTALL = f"pip install coreai-core=={VERSION}"
+PROGRAM, HASH = f"{FILE}/main.mlirb", f"{FILE}/main.hash"
+INSTALL = f"pip install {PACKAGE}=={VERSION}"
 
 
 class CoreaiSession:
@@ -152,6 +154,7 @@ async def _open(folder: Path) -> tuple[Any, dict[str, int]]:
 def _load(folder: Path) -> Any:
     if not (folder / FILE).is_dir():
         raise UserError(f"{folder / FILE} is missing: name the Core AI folder of a bundle")
+    _require_whole(folder)
     asset_type = _engine()
     try:
         with quiet():
@@ -160,15 +163,26 @@ def _load(folder: Path) -> Any:
         raise UserError(f"{folder / FILE} does not load ({_reason(error)}): export the bundle again") from None
 
 
+def _require_whole(folder: Path) -> None:
+    """By the sha256 that the asset carries: a damaged program would crash the process, not raise."""
+    try:
+        with (folder / PROGRAM).open("rb") as file:
+            whole = file_digest(file, "sha256").digest() == (folder / HASH).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: export the bundle again") from None
+    if not whole:
+        raise UserError(f"{folder / PROGRAM} is damaged: export the bundle again")
+
+
 def _engine() -> Any:
     """coreai.authoring.AIModelAsset, which also compiles"""
     try:
-        found = version("coreai-core")
+        found = version(PACKAGE)
         from coreai.authoring import AIModelAsset
     except ImportError as error:
         raise UserError(f"the Core AI runtime is not installed ({error}): {INSTALL}") from None
     if found != VERSION:
-        raise UserError(f"coreai-core {found} is installed, bundles are for {VERSION}: {INSTALL}")
+        raise UserError(f"{PACKAGE} {found} is installed, bundles are for {VERSION}: {INSTALL}")
     return AIModelAsset
 
 

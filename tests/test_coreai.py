@@ -1,0 +1,212 @@
+"""The `.aimodel`, run by Core AI on the CPU, against transformers' own model on the same dequantized weights."""
+
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.calibrate import calibrate_cache
+from export.config import Model
+from export.formats import choose_formats, package_version
+from export.lowering.torch_ops import TorchOps
+from export.lowering.torch_program import TorchProgram
+from export.schemes import INT4, INT8, Scheme
+from export.weights import MemoryWeights, Packed
+from runtime import readback_coreai
+from runtime.errors import UserError
+from runtime.manifest import TensorDigest
+from runtime.readback import digest_of, narrow
+from runtime.readback_coreai import Reader
+from runtime.sessions import coreai as engine
+from runtime.sessions.coreai import FILE, HASH, PROGRAM, CoreaiSession
+from tests import random_models as models
+from tests.executorch_models import SHALLOW, SIZES, error_of, logits_of, quantize
+
+BAR = 1e-5  # relative rms, as of a float twin: the engine does not round activations
+installed = pytest.mark.skipif(
+    package_version("coreai-torch") is None, reason="Core AI is optional and not installed: pip install -e '.[coreai]'"
+)
+
+
+class Lowered:
+    """A random model in transformers, and what was made of it."""
+
+    def __init__(self, folder: Path, scheme: Scheme, **options: object) -> None:
+        from export.lowering.coreai_program import write_coreai
+
+        self.folder = folder
+        self.reference = models.random_model(models.random_config(**options))  # type: ignore[arg-type]
+        self.model, self.weights = quantize(self.reference, scheme)
+        write_coreai(self.model, self.weights, folder, SIZES)
+        self.session = CoreaiSession(folder)
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    return Lowered(tmp_path_factory.mktemp("coreai"), INT4)
+
+
+@installed
+def test_text(lowered: Lowered) -> None:
+    """Long past the window, so that rings wrap several times; in steps, whole, longer than a step, and by token."""
+    prompt = models.text_prompt(120, 110)
+    wanted = models.reference_logits(lowered.reference, prompt)
+    for chunks in ([110], [13, 13, 34], []):
+        assert error_of(lowered.session, prompt, chunks, wanted) < BAR
+
+
+@installed
+@pytest.mark.parametrize("images, clips", [(2, 0), (0, 1), (2, 1)])
+def test_media(lowered: Lowered, images: int, clips: int) -> None:
+    prompt = models.media_prompt(images, clips, tail=20)
+    wanted = models.reference_logits(lowered.reference, prompt)
+    for chunks in ([prompt.decode_from], models.chunks_around_images(prompt)):
+        assert error_of(lowered.session, prompt, chunks, wanted) < BAR
+
+
+@installed
+def test_control_images_that_are_not_told_apart_fail(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = models.media_prompt(1, 0, tail=4)
+    wanted = models.reference_logits(lowered.reference, prompt)
+    monkeypatch.setattr(CoreaiSession, "_blocks", lambda self, ids: np.full(len(ids), -1, np.int32))
+    assert error_of(lowered.session, prompt, [prompt.decode_from], wanted) > 100 * BAR
+
+
+@installed
+def test_context_limit_leaves_the_sequence_intact(lowered: Lowered) -> None:
+    prompt, session = models.text_prompt(120, 100), lowered.session
+    wanted = logits_of(session, prompt, [100])
+    session.reset()
+    with pytest.raises(UserError, match="129 positions do not fit the context of 128"):
+        session.prefill(models.text_prompt(129, 129).inputs)
+    session.prefill(models.piece(prompt.inputs, 0, 119))
+    with pytest.raises(UserError, match="context"):
+        session.prefill(models.text_prompt(10, 10).inputs)
+    assert np.allclose(session.decode(int(prompt.inputs.input_ids[119])), wanted[119], atol=1e-5)
+
+
+@installed
+def test_images_of_nearly_one_colour(lowered: Lowered) -> None:
+    """The engine's plain sums would spoil their layer norms; what torch's own norm makes of it shows that."""
+    from export.graph.embedders import embed_image
+
+    assert lowered.model.image
+    patches = 0.7 + 1e-3 * np.random.default_rng(3).random((9, models.PATCH_VALUES), np.float32)
+    cells = np.stack(np.meshgrid(np.arange(3), np.arange(3)), -1).reshape(9, 2).astype(np.int64)
+    ops = TorchOps(lambda name: torch.from_numpy(lowered.weights.dense(name)).double())
+    wanted = embed_image(ops, torch.from_numpy(patches[None]).double(), torch.from_numpy(cells[None]),
+                         lowered.model.image)[0]  # fmt: skip
+    found = lowered.session._embed_image(patches, cells)
+    assert models.relative_rms(torch.from_numpy(found).double(), wanted) < 3e-4  # torch's fp32: 2e-4
+
+
+@installed
+def test_int8_weights_and_caches(tmp_path: Path) -> None:
+    """Against torch with the same int8 caches; a rounding that falls otherwise stays there for a while."""
+    from export.lowering.coreai_program import write_coreai
+
+    reference = models.random_model(models.random_config(vision=False, audio=False, **SHALLOW))
+    model, weights = quantize(reference, INT8)
+    prompt = models.text_prompt(60, 40)
+    scales = calibrate_cache(model, weights, [prompt.inputs])
+    write_coreai(model, weights, tmp_path, replace(SIZES, kv_scales=scales))
+    eager = TorchProgram(model, weights, SIZES.context, SIZES.step, scales)
+    wanted = torch.cat([eager.run(models.piece(prompt.inputs, start, stop))
+                        for start, stop in ((0, 40), *((at, at + 1) for at in range(40, 60)))])  # fmt: skip
+    session = CoreaiSession(tmp_path)
+    assert {str(state.dtype) for state in session._states.values()} == {"int8"}
+    assert error_of(session, prompt, [40], wanted) < 1e-3
+    assert _errors(tmp_path, model, weights) == {}
+
+
+# Bytes
+
+
+def _digest(name: str, weights: MemoryWeights) -> TensorDigest:
+    """As the quantizer records it."""
+    tensor = weights.tensors[name]
+    if not isinstance(tensor, Packed):
+        return TensorDigest(name=name, shape=tensor.shape, dtype="bfloat16", sha256=_bf16(tensor))
+    shape = (len(tensor.codes), tensor.columns)
+    return TensorDigest(name=name, shape=shape, dtype=f"int{tensor.scheme.bits}", group=tensor.scheme.group,
+                        sha256=digest_of(iter([tensor.codes])), scales_sha256=_bf16(tensor.scales))  # fmt: skip
+
+
+def _bf16(values: np.ndarray) -> str:
+    return digest_of(narrow(iter([values.reshape(-1)]), "bfloat16"))
+
+
+def _errors(folder: Path, model: Model, weights: MemoryWeights) -> dict[str, str]:
+    names = [name for name in weights.tensors if name != "lm_head.weight"]  # one with the embedding
+    found = readback_coreai.differences(folder, [_digest(name, weights) for name in names])
+    return {difference.name: difference.reason for difference in found}
+
+
+@installed
+def test_every_weight_is_in_the_file(lowered: Lowered) -> None:
+    assert _errors(lowered.folder, lowered.model, lowered.weights) == {}
+
+
+@installed
+def test_control_one_flipped_bit(lowered: Lowered, tmp_path: Path) -> None:
+    name = "model.language_model.layers.0.mlp.down_proj.weight"
+    packed = lowered.weights.tensors[name]
+    assert isinstance(packed, Packed)
+    for stored, reason in ((packed.codes ^ 0x88, "codes not found"), (packed.scales, "scales not found")):
+        shutil.copytree(lowered.folder, tmp_path / reason)
+        program = tmp_path / reason / PROGRAM
+        data = bytearray(program.read_bytes())
+        assert data.count(stored.tobytes()) == 1  # our very codes
+        data[data.index(stored.tobytes()) + 2] ^= 0x10
+        program.write_bytes(data)
+        assert _errors(tmp_path / reason, lowered.model, lowered.weights) == {name: reason}
+
+
+@installed
+def test_a_program_that_is_cut_short(lowered: Lowered, tmp_path: Path) -> None:
+    shutil.copytree(lowered.folder, tmp_path / "cut")
+    program = tmp_path / "cut" / PROGRAM
+    program.write_bytes(program.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="cut short"):
+        _errors(tmp_path / "cut", lowered.model, lowered.weights)
+    with pytest.raises(UserError, match="is damaged: export the bundle again"):
+        CoreaiSession(tmp_path / "cut")
+
+
+def test_numbers_of_the_file() -> None:
+    """Examples of MLIR's encoding: one byte, two, and all nine."""
+    for data, number in (([0x0D], 6), ([0x02, 0x08], 512), ([0, *(2**60).to_bytes(8, "little")], 2**60)):
+        reader = Reader(np.array(data, np.uint8))
+        assert (reader.number(), reader.left) == (number, 0)
+
+
+# What a user meets
+
+
+def test_a_folder_without_an_asset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model.aimodel is missing"):
+        CoreaiSession(tmp_path)
+    with pytest.raises(UserError, match="main.mlirb is missing"):
+        readback_coreai.differences(tmp_path, [])
+
+
+@pytest.mark.parametrize("found, says", [(None, "found none"), ("0.9", "found 0.9")])
+def test_missing_packages_are_named(
+    found: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.formats.package_version", lambda package: found)
+    with pytest.raises(UserError, match=f"needs coreai-core==1.0.0b3, {says}: pip install coreai-core"):
+        choose_formats("ios", ["coreai"])
+
+
+def test_an_engine_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / FILE).mkdir()
+    (tmp_path / PROGRAM).write_bytes(b"")
+    (tmp_path / HASH).write_bytes(sha256(b"").digest())
+    monkeypatch.setattr(engine, "PACKAGE", "coreai-of-another-world")
+    with pytest.raises(UserError, match="not installed.*pip install coreai-core==1.0.0b3"):
+        CoreaiSession(tmp_path)
