@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 from export.checkpoint import CheckpointWeights
 from export.config import Model
@@ -50,7 +51,9 @@ def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
 
 
 def _lower_coreai(job: Lowering, folder: Path) -> dict[str, Program]:
-    from export.lowering.coreai_program import Sizes, describe_coreai, write_coreai  # optional packages
+    with catch_warnings():
+        simplefilter("ignore")  # coreai-torch takes torch 2.13.0+cpu for a later one than 2.13.0
+        from export.lowering.coreai_program import Sizes, describe_coreai, write_coreai
 
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
     write_coreai(job.model, job.weights, folder, sizes)

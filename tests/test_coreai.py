@@ -81,7 +81,7 @@ def test_context_limit_leaves_the_sequence_intact(lowered: Lowered) -> None:
     prompt, session = models.text_prompt(120, 100), lowered.session
     wanted = logits_of(session, prompt, [100])
     session.reset()
-    with pytest.raises(UserError, match="129 positions do not fit the context of 128"):
+    with pytest.raises(UserError, match=r"129 positions do not fit the context of 128"):
         session.prefill(models.text_prompt(129, 129).inputs)
     session.prefill(models.piece(prompt.inputs, 0, 119))
     with pytest.raises(UserError, match="context"):
@@ -188,9 +188,9 @@ def test_numbers_of_the_file() -> None:
 
 
 def test_a_folder_without_an_asset(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="model.aimodel is missing"):
+    with pytest.raises(UserError, match=r"model\.aimodel is missing"):
         CoreaiSession(tmp_path)
-    with pytest.raises(UserError, match="main.mlirb is missing"):
+    with pytest.raises(UserError, match=r"main\.mlirb is missing"):
         readback_coreai.differences(tmp_path, [])
 
 
@@ -199,7 +199,7 @@ def test_missing_packages_are_named(
     found: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.formats.package_version", lambda package: found)
-    with pytest.raises(UserError, match=f"needs coreai-core==1.0.0b3, {says}: pip install coreai-core"):
+    with pytest.raises(UserError, match=rf"needs coreai-core==1.0.0b3, {says}: pip install coreai-core"):
         choose_formats("ios", ["coreai"])
 
 
@@ -208,5 +208,5 @@ def test_an_engine_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / PROGRAM).write_bytes(b"")
     (tmp_path / HASH).write_bytes(sha256(b"").digest())
     monkeypatch.setattr(engine, "PACKAGE", "coreai-of-another-world")
-    with pytest.raises(UserError, match="not installed.*pip install coreai-core==1.0.0b3"):
+    with pytest.raises(UserError, match=r"not installed.*pip install coreai-core==1.0.0b3"):
         CoreaiSession(tmp_path)

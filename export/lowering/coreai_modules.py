@@ -37,8 +37,9 @@ class PackedTree(ParameterTree):
     def __init__(self, weights: Weights, names: Sequence[str]) -> None:
         found = {name: packed for name in names if (packed := weights.packed(name))}
         tensors = {name: torch.from_numpy(weights.dense(name)) for name in names if name not in found}
-        super().__init__(tensors | {name: _codes(packed) for name, packed in found.items()}
-                         | {scales_of(name): torch.from_numpy(packed.scales) for name, packed in found.items()})  # fmt: skip
+        for name, packed in found.items():
+            tensors |= {name: _codes(packed), scales_of(name): torch.from_numpy(packed.scales)}
+        super().__init__(tensors)
         self._dtypes = {name: DTYPES[packed.scheme.bits] for name, packed in found.items()}
 
     def find(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Core AI's own runtime on the functions of one `.aimodel`. On Linux it compiles them for the CPU when they are opened."""
+"""Core AI's own runtime on the functions of one `.aimodel`, compiled when they are opened (on Linux: for the CPU)."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -7,6 +7,7 @@ from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,9 @@ class CoreaiSession:
         UserError: the folder holds no asset of ours, or the engine is missing or of another version.
         """
         self.folder = folder
-        self._runner = asyncio.Runner()
-        self._model, self._known = self._runner.run(_open(folder))
+        self._runner, opened = asyncio.Runner(), AsyncExitStack()
+        finalize(self, _close, self._runner, opened)
+        self._model, self._known = self._runner.run(_open(folder, opened))
         self.context, self.max_step = self._known["context"], self._known["max_step"]
         self._decoder = self._function("decoder")
         self._embedding = self._function("embedding")
@@ -136,7 +138,7 @@ def _empty_states(function: Any) -> dict[str, Any]:
     return {name: Array(np.zeros(state.shape, str(state.dtype))) for name, state in shapes.items()}
 
 
-async def _open(folder: Path) -> tuple[Any, dict[str, int]]:
+async def _open(folder: Path, opened: AsyncExitStack) -> tuple[Any, dict[str, int]]:
     """The model, and what the lowering noted in the asset."""
     asset = _load(folder)
     known = asset.metadata.creator_defined_metadata
@@ -144,11 +146,16 @@ async def _open(folder: Path) -> tuple[Any, dict[str, int]]:
         raise UserError(f"{folder / FILE} was not made here: its metadata lack max_step")
     try:
         with quiet():
-            # Never left: what it would clean up on leaving, it cleans up when the process ends.
-            model = await AsyncExitStack().enter_async_context(asset.executable())
+            model = await opened.enter_async_context(asset.executable())
     except Exception as error:  # the compiler's own
         raise UserError(f"{folder / FILE} does not compile ({_reason(error)}): export the bundle again") from None
     return model, {name: int(value) for name, value in known.items()}
+
+
+def _close(runner: asyncio.Runner, opened: AsyncExitStack) -> None:
+    """Deletes what was compiled, which is as large as the weights."""
+    runner.run(opened.aclose())
+    runner.close()
 
 
 def _load(folder: Path) -> Any:
