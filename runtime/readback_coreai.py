@@ -20,7 +20,7 @@ MAGIC = b"ML\xefR"
 ATTRIBUTES, ATTRIBUTE_OFFSETS, RESOURCES, RESOURCE_OFFSETS = 2, 3, 5, 6  # sections
 BLOB = 0  # kind of a resource
 LONGEST_HEAD = 8  # bytes of an attribute before its size
-FLIPS = {4: 0x88, 8: 0x80}  # from codes in two's complement to those of the checkpoint, which add half their range
+FLIPS = {4: 0x88, 8: 0x80}  # to the checkpoint's codes, which add half their range, from two's complement
 Bytes = NDArray[np.uint8]
 
 
@@ -162,7 +162,7 @@ def differences(folder: Path, tensors: Sequence[TensorDigest]) -> list[Differenc
     """
     weights = CoreaiWeights.open(folder)
     dtypes = {tensor.dtype for tensor in tensors} - set(BITS) | {"bfloat16"}  # which is that of scales, too
-    flips = {FLIPS[BITS[tensor.dtype]] for tensor in tensors if tensor.dtype in BITS}
+    flips = {0} | {FLIPS[BITS[tensor.dtype]] for tensor in tensors if tensor.dtype in BITS}
     found = {digest for constant in [*weights.blobs, *weights.small] for digest in _digests(constant, dtypes, flips)}
     reasons = ((tensor.name, _explain(tensor, found, weights)) for tensor in tensors)
     return [Difference(name, reason) for name, reason in reasons if reason]
