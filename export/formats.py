@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
 
-from export.checkpoint import CheckpointWeights
+from export.checkpoint import CheckpointWeights, read_record
 from export.config import Model
 from export.folders import locked, put_in_place
 from export.lowering.onnx_ports import describe_onnx
@@ -53,9 +54,11 @@ def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
 def _lower_coreai(job: Lowering, folder: Path) -> dict[str, Program]:
     with catch_warnings():
         simplefilter("ignore")  # coreai-torch takes torch 2.13.0+cpu for a later one than 2.13.0
-        from export.lowering.coreai_program import Sizes, describe_coreai, write_coreai
+        from export.lowering.coreai_program import Sizes, describe_coreai, require_memory, write_coreai
 
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
+    record = read_record(job.checkpoint)
+    require_memory(sum(prod(tensor.shape) for tensor in record.tensors) if record else 0)
     write_coreai(job.model, job.weights, folder, sizes)
     return describe_coreai(job.model, sizes)
 

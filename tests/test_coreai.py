@@ -203,6 +203,15 @@ def test_missing_packages_are_named(
         choose_formats("ios", ["coreai"])
 
 
+@installed
+def test_models_that_do_not_fit_the_memory_are_refused() -> None:
+    from export.lowering.coreai_program import require_memory
+
+    require_memory(10**6)
+    with pytest.raises(UserError, match="converting to Core AI takes 4700000 GB of memory"):
+        require_memory(10**15)
+
+
 def test_an_engine_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).mkdir()
     (tmp_path / PROGRAM).write_bytes(b"")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
+import psutil
 import torch
 from coreai.runtime import AIModelAssetMetadata
 from coreai_torch import TorchConverter, get_decomp_table
@@ -16,10 +17,12 @@ from export.config import Model
 from export.lowering.coreai_modules import AudioEmbedder, ImageEmbedder, TextDecoder, TokenEmbedding
 from export.lowering.executorch_program import Sizes
 from export.weights import Weights
+from runtime.errors import UserError
 from runtime.manifest import Port, Program
 from runtime.quiet import quiet
 from runtime.sessions.coreai import FILE
 
+BYTES_PER_WEIGHT = 4.7  # of memory that conversion takes, as measured
 FLOAT, INT = "float32", "int32"
 Shape = list[int | str]
 
@@ -116,6 +119,16 @@ def _decoder(model: Model, sizes: Sizes) -> Function:
 
 def _embeds(model: Model, axis: str) -> Port:
     return Port(name="inputs_embeds", dtype=FLOAT, shape=[1, axis, model.text.hidden])
+
+
+def require_memory(weights: int) -> None:
+    """Raises:
+    UserError: so many weights are more than conversion can hold.
+    """
+    needed, free = BYTES_PER_WEIGHT * weights, psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(f"converting to Core AI takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free: "
+                        "leave coreai out, or export on a larger machine")  # fmt: skip
 
 
 def write_coreai(model: Model, weights: Weights, folder: Path, sizes: Sizes) -> None:
