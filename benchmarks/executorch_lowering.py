@@ -17,9 +17,10 @@ from tests import random_models as models
 
 def measure(layers: int) -> dict[str, float]:
     """In this process."""
-    from export.lowering.executorch_program import Sizes, lower_streamed
+    from export.lowering.executorch_program import lower_streamed
+    from export.lowering.torch_modules import Sizes
     from export.schemes import INT4
-    from tests.executorch_models import quantize
+    from tests.parity import quantize
 
     reference = models.random_model(models.random_config(vision=False, audio=False, num_hidden_layers=layers))
     model, weights = quantize(reference, INT4)

@@ -39,7 +39,7 @@ def main(
     read = write_checkpoint(source, layers)
     disk_read = _read_speed(source)
     _forget(source)
-    with _anonymous_peak() as peak:
+    with anonymous_peak() as peak:
         begun = time.perf_counter()
         record = quantize(open_source(source), find_recipe(recipe), "random", out)
         seconds = time.perf_counter() - begun
@@ -66,7 +66,7 @@ def _show(facts: dict[str, object]) -> None:
 
 
 @contextmanager
-def _anonymous_peak() -> Iterator[list[int]]:
+def anonymous_peak() -> Iterator[list[int]]:
     """Bytes by which anonymous memory (which no file backs) has grown at most, in a list of one."""
     process, done = psutil.Process(), threading.Event()
 

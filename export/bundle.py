@@ -82,8 +82,8 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
     recorded = _record_goldens(order, model, folder)
     status("calibrating the cache")
     kv_scales = _kv_scales(order, model, weights, recorded, folder)
-    lowering = Lowering(model, weights, order.quantized, min(order.context, model.text.context), kv_scales,
-                        order.data_file)  # fmt: skip
+    context = min(order.context, model.text.context)
+    lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity, order.data_file)
     manifest = _manifest(order, folder, recorded, lowering, _lower_all(order, lowering, folder, status))
     write_manifest(folder, manifest)
     return manifest
@@ -139,7 +139,7 @@ def _manifest(
 
 def _tools(formats: Sequence[str]) -> list[str]:
     """Packages that had a part in a bundle of these formats."""
-    return [*TOOLS, *(need.partition("==")[0] for name in formats for need in FORMATS[name].optional)]
+    return [*TOOLS, *(package for name in formats for package in FORMATS[name].optional)]
 
 
 def _files(folder: Path) -> list[File]:

@@ -4,6 +4,8 @@ The tied embedding cannot be loaded packed by transformers 5.23 (it ties only de
 therefore holds its dequantized values, exact in the dtype they are stored in, and `embedding.safetensors` its codes.
 """
 
+import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,12 @@ class QuantizationRecord(manifest.Record):
     errors: list[TensorError]
     error: float  # over all quantized weights
     plain_error: float
+
+    @property
+    def identity(self) -> str:
+        """sha256 that two checkpoints share only if all their weights are equal."""
+        digests = [tensor.model_dump() for tensor in self.tensors]
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def read_record(folder: Path) -> QuantizationRecord | None:

@@ -1,23 +1,29 @@
 """The formats that a bundle can hold. A new backend is one more row."""
 
 import shutil
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
-from math import prod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
 
-from export.checkpoint import CheckpointWeights, read_record
+import psutil
+
+from export.checkpoint import CheckpointWeights
 from export.config import Model
-from export.folders import locked, put_in_place
+from export.folders import gigabytes, locked, put_in_place
 from export.lowering.onnx_ports import describe_onnx
 from export.lowering.onnx_program import write_onnx
-from export.recipes import TARGETS
+from export.recipes import RECIPES, TARGETS, Recipe
 from export.weights import FloatTwin, KvScales
+from runtime.coreml_tools import coremltools
 from runtime.errors import UserError
+from runtime.installed import require_release
 from runtime.job import twin_folder
-from runtime.manifest import Artifact, Program
+from runtime.manifest import Artifact, LoadOptions
+from runtime.sessions.coreai import PACKAGE, RELEASE
+from runtime.sessions.executorch import artifact_files
+from runtime.sessions.reference import count_weights
+from runtime.weight_cache import cache_name, load_options
 
 
 @dataclass(frozen=True)
@@ -29,38 +35,52 @@ class Lowering:
     checkpoint: Path  # quantized; with tokenizer, template and processor
     context: int  # positions to make room for
     kv_scales: KvScales | None  # where the cache is int8
+    identity: str  # of the quantized weights; where an artifact is of several files, each repeats it
     data_file: bool = False  # ExecuTorch's weights in a file beside the program
     exact: bool = False  # dequantized weights and no int8 activations
 
 
-Lower = Callable[[Lowering, Path], dict[str, Program]]  # writes an existing folder; returns its programs by role
+Lower = Callable[[Lowering, Path], Artifact]  # writes an existing folder; files of what it returns lie in there
 
 
-def _lower_onnx(job: Lowering, folder: Path) -> dict[str, Program]:
+def _lower_onnx(job: Lowering, folder: Path) -> Artifact:
     write_onnx(job.model, job.weights, job.checkpoint, folder, job.context, job.kv_scales)
-    return describe_onnx(folder)
+    return Artifact(programs=describe_onnx(folder))
 
 
-def _lower_executorch(job: Lowering, folder: Path) -> dict[str, Program]:
+def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
     from export.lowering.executorch_ports import describe_executorch  # seconds to import
-    from export.lowering.executorch_program import Sizes, write_executorch
+    from export.lowering.executorch_program import write_executorch
+    from export.lowering.torch_modules import Sizes
 
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
     weights = FloatTwin(job.weights) if job.exact else job.weights
     write_executorch(job.model, weights, job.checkpoint, folder, sizes, job.data_file)
-    return describe_executorch(job.model)
+    return Artifact(programs=describe_executorch(job.model))
 
 
-def _lower_coreai(job: Lowering, folder: Path) -> dict[str, Program]:
+def _lower_coreml(job: Lowering, folder: Path) -> Artifact:
+    coremltools()  # says in one line if it cannot be had; seconds to import
+    from export.lowering.coreml_bundle import write_coreml
+    from export.lowering.coreml_ports import Sizes
+
+    assert not job.kv_scales, "require_supported() has refused it"
+    sizes = Sizes.of(job.model, job.checkpoint, job.context)
+    return write_coreml(job.model, job.weights, folder, sizes, job.identity)
+
+
+def _lower_coreai(job: Lowering, folder: Path) -> Artifact:
     with catch_warnings():
         simplefilter("ignore")  # coreai-torch takes torch 2.13.0+cpu for a later one than 2.13.0
-        from export.lowering.coreai_program import Sizes, describe_coreai, require_memory, write_coreai
+        from export.lowering.coreai_program import write_coreai  # seconds to import
+    from export.lowering.torch_modules import Sizes
 
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
-    record = read_record(job.checkpoint)
-    require_memory(sum(prod(tensor.shape) for tensor in record.tensors) if record else 0)
-    write_coreai(job.model, job.weights, folder, sizes)
-    return describe_coreai(job.model, sizes)
+    return Artifact(programs=write_coreai(job.model, job.weights, folder, sizes))
+
+
+def _executorch_options(folder: Path) -> LoadOptions:
+    return load_options(cache_name(artifact_files(folder)))
 
 
 @dataclass(frozen=True)
@@ -69,25 +89,44 @@ class Format:
 
     lower: Lower
     twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
-    optional: tuple[str, ...] = ()  # packages it needs beyond those that always come along
+    load_options: Callable[[Path], LoadOptions | None] = lambda folder: None  # for apps, from the folder written
+    optional: Mapping[str, str] = field(default_factory=dict)  # releases of packages that no other format needs
+    memory: float = 0  # bytes for each weight, where lowering holds them all
 
 
 FORMATS = {
     "onnx": Format(_lower_onnx),
-    "executorch": Format(_lower_executorch, twin_apart=True),
-    "coreai": Format(_lower_coreai, optional=("coreai-core==1.0.0b3", "coreai-torch==0.4.3")),
+    "executorch": Format(_lower_executorch, True, _executorch_options),
+    "coreml": Format(_lower_coreml),
+    "coreai": Format(_lower_coreai, optional={PACKAGE: RELEASE, "coreai-torch": "0.4.3"}, memory=4.7),  # as measured
 }
-PLANNED = ("coreml",)
 
 
 def lower(format_name: str, job: Lowering, bundle: Path) -> Artifact:
     """Writes the artifact into its folder of the bundle."""
     folder = bundle / format_name
     folder.mkdir()
-    programs = FORMATS[format_name].lower(job, folder)
-    placed = {role: program.model_copy(update={"file": f"{format_name}/{program.file}"})
-              for role, program in programs.items()}  # fmt: skip
-    return Artifact(programs=placed, kv_scales=dict(job.kv_scales) if job.kv_scales else None)
+    format_ = FORMATS[format_name]
+    artifact = _placed(format_.lower(job, folder), format_name)
+    kv_scales = dict(job.kv_scales) if job.kv_scales else None
+    return artifact.model_copy(update={"kv_scales": kv_scales, "load_options": format_.load_options(folder)})
+
+
+def _placed(artifact: Artifact, folder: str) -> Artifact:
+    """Files relative to the bundle instead of the format's folder."""
+
+    def place(file: str) -> str:
+        return f"{folder}/{file}"
+
+    programs = {role: program.model_copy(update={"file": place(program.file)})
+                for role, program in artifact.programs.items()}  # fmt: skip
+    host = artifact.host
+    if host:
+        table = host.embedding
+        files = {"codes": place(table.codes), "scales": table.scales and place(table.scales)}
+        host = host.model_copy(update={"chunks": list(map(place, host.chunks)), "heads": list(map(place, host.heads)),
+                                       "embedding": table.model_copy(update=files)})  # fmt: skip
+    return artifact.model_copy(update={"programs": programs, "host": host})
 
 
 def lower_twin(format_name: str, job: Lowering) -> None:
@@ -102,48 +141,46 @@ def lower_twin(format_name: str, job: Lowering) -> None:
 
 
 def choose_formats(target: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Those of a target, narrowed to the wanted ones.
+    """Those of a target, or the wanted ones.
 
     Raises:
-        UserError: unknown target or format, a format that the target does not ship, one that is not built yet, or one
-            whose packages are not installed.
+        UserError: unknown target or format, or a format that the target cannot hold.
     """
     if target not in TARGETS:
         raise UserError(f"no target {target!r}; there are {', '.join(TARGETS)}")
     for name in wanted:
-        if name not in (*FORMATS, *PLANNED):
-            raise UserError(f"no format {name!r}; there are {', '.join((*FORMATS, *PLANNED))}")
-    chosen = tuple(wanted) or TARGETS[target].formats
-    for name in chosen:
-        if name in PLANNED:
-            raise UserError(f"format {name} is not built yet; these are: {', '.join(FORMATS)} "
-                            f"(targets that ship them: {_targets_of(FORMATS)})")  # fmt: skip
-        if name not in _shipped(target):
-            raise UserError(f"target {target} does not ship {name}; it ships {', '.join(_shipped(target))}")
-        _require(name)
-    return chosen
+        if name not in FORMATS:
+            raise UserError(f"no format {name!r}; there are {', '.join(FORMATS)}")
+        if name not in TARGETS[target].all:
+            raise UserError(f"target {target} does not ship {name}; it ships {', '.join(TARGETS[target].all)}")
+    return tuple(wanted) or TARGETS[target].formats
 
 
-def _require(format_name: str) -> None:
-    """Before any work."""
-    for need in FORMATS[format_name].optional:
-        package, _, wanted = need.partition("==")
-        if package_version(package) != wanted:
-            raise UserError(f"format {format_name} needs {need}, found {package_version(package) or 'none'}: "
-                            f"pip install {' '.join(FORMATS[format_name].optional)}")  # fmt: skip
+def require_supported(recipe: Recipe, formats: Sequence[str]) -> None:
+    """Before any work.
+
+    Raises:
+        UserError: a format cannot hold what the recipe makes, or its packages are not installed.
+    """
+    for package, release in (pair for name in formats for pair in FORMATS[name].optional.items()):
+        require_release(package, release)
+    if "coreml" in formats and recipe.kv_bits == 8:
+        others = ", ".join(other.name for other in RECIPES.values() if other.kv_bits != 8)
+        raise UserError(f"recipe {recipe.name} has an int8 cache, format coreml an fp16 one, as Core ML's states are: "
+                        f"choose one of {others}")  # fmt: skip
 
 
-def package_version(package: str) -> str | None:
-    """None: not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def require_memory(formats: Sequence[str], checkpoint: Path) -> None:
+    """Before any work.
 
+    Args:
+        checkpoint: of the model, quantized or not.
 
-def _shipped(target: str) -> tuple[str, ...]:
-    return TARGETS[target].formats + TARGETS[target].on_request
-
-
-def _targets_of(formats: Collection[str]) -> str:
-    return ", ".join(target for target in TARGETS if set(_shipped(target)) & set(formats))
+    Raises:
+        UserError: lowering to a format would take more memory than is free.
+    """
+    for name in (name for name in formats if FORMATS[name].memory):
+        needed, free = int(FORMATS[name].memory * count_weights(checkpoint)), psutil.virtual_memory().available
+        if needed > free:
+            raise UserError(f"lowering to {name} takes {gigabytes(needed)} of memory, {gigabytes(free)} are free: "
+                            f"leave {name} out, or export on a larger machine")  # fmt: skip

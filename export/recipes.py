@@ -49,10 +49,14 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Target:
-    """A platform and the formats that a bundle for it holds, in this order."""
+    """What a bundle for a platform holds, in this order, and what it may hold when asked to."""
 
     formats: tuple[str, ...]
     on_request: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.formats + self.on_request
 
 
 TARGETS = {

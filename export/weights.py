@@ -26,6 +26,10 @@ class Packed:
         """Inputs of the weight."""
         return self.codes.shape[1] * 8 // self.scheme.bits
 
+    def rows(self, start: int, stop: int) -> "Packed":
+        """Some of its outputs, without a copy."""
+        return Packed(self.scheme, self.codes[start:stop], self.scales[start:stop])
+
     @property
     def dense(self) -> NDArray[np.float32]:
         """[out, in]"""

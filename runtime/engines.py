@@ -8,6 +8,7 @@ from runtime.manifest import TensorDigest
 from runtime.readback import BITS, OnnxWeights
 from runtime.sessions.base import Session
 from runtime.sessions.coreai import CoreaiSession
+from runtime.sessions.coreml import CoremlSession
 from runtime.sessions.executorch import ExecutorchSession
 from runtime.sessions.genai import GenaiSession
 from runtime.sessions.onnx import OnnxSession
@@ -36,9 +37,10 @@ class Engine:
     name: str
     open: Callable[[Path], Session]
     splits_media: bool = True  # takes media in any prefill, not in the first alone
-    exact: Callable[[Path], Session] | None = None  # the same artifact without int8 activations: its float twin
+    exact: Callable[[Path], Session] | None = None  # the same artifact without rounded activations: its float twin
     twin_apart: bool = False  # where `exact` runs another artifact, lowered from dequantized weights
     rounds: Rounds = _mat_mul_n_bits
+    half: bool = False  # computes in fp16 instead of rounding to int8; keys and values of its twin are fp16 too
 
 
 ENGINES = {
@@ -49,5 +51,13 @@ ENGINES = {
     "executorch": (
         Engine(ExecutorchSession.name, ExecutorchSession, exact=ExecutorchSession, twin_apart=True, rounds=_rows),
     ),
-    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=_nothing),),  # no int8 activations
+    "coreml": (
+        Engine(
+            CoremlSession.name,
+            CoremlSession.open,
+            exact=lambda folder: CoremlSession.open(folder, exact=True),
+            half=True,
+        ),
+    ),
+    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=_nothing),),
 }

@@ -37,6 +37,8 @@ GATES: Gates = {
     # files, bytes, template
     "files_wrong": at_most(0, "files missing, not listed, or of another size or sha256"),
     "weights_wrong": at_most(0, "weights missing or with another digest than the quantizer's"),
+    "packages_wrong": at_most(0, "faults of Core ML packages, found without running them"),
+    "package_size": at_most(1e9, "bytes of a Core ML package; phones map and compile one as a whole"),
     "undelegated": at_most(0, "quantized linears that ExecuTorch runs outside XNNPACK"),
     "prompts_wrong": at_most(0, "goldens whose messages no longer render to their tokens"),
     "copies_wrong": at_most(0, "files copied into an artifact that differ from the original"),
@@ -48,9 +50,13 @@ GATES: Gates = {
     # lowering: the artifact against the quantized reference
     "twin_rms": at_most(1e-5, "float twin, relative"),
     "twin_rms_int8_cache": at_most(1e-2, "the same with int8 keys and values, whose roundings fall otherwise"),
+    "twin_rms_coreml": at_most(3e-4, "the same of Core ML packages, keys and values being fp16 in the reference too"),
+    "twin_kl_coreml": at_most(1e-5, "nats, likewise"),
+    "kl_fp16": at_most(2, "KL of a Core ML package, as a multiple of that of transformers' own fp16 run"),
     "kl_mean": at_most(2e-3, "nats; or no worse than the same int8 arithmetic in torch"),
     "top_1": at_least(0.99, "same first token; or no worse than the same int8 arithmetic in torch"),
     "row_median": at_most(1e-5, "the same int8 arithmetic in torch, two tokens at a time; median of rows, relative"),
+    "row_twentieth": at_most(1e-5, "the same where keys and values are rounded too: of the best twentieth of rows"),
     "flips": at_most(0, "positions with another first token, near ties excepted"),
     "near_tie": at_most(0.25, "logits; below this gap of the reference's top two a greedy token may differ"),
     "cache_kl": at_most(2e-2, "nats that int8 keys and values cost"),

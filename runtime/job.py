@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from runtime import goldens
 from runtime.engines import ENGINES, Engine
 from runtime.evaluation import Evaluation, read_evaluation
@@ -82,6 +84,11 @@ class Job:
     def reference(self) -> ReferenceSession:
         """The quantized reference."""
         return ReferenceSession.open(_there(self.quantized))
+
+    @cached_property
+    def half_reference(self) -> ReferenceSession:
+        """The quantized reference in fp16."""
+        return ReferenceSession.open(_there(self.quantized), torch.float16)
 
     @cached_property
     def source_reference(self) -> ReferenceSession:

@@ -17,6 +17,9 @@ FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 
 
+LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name
+
+
 class Record(BaseModel):
     """Frozen, and strict about unknown keys, so that a change of the schema cannot pass unseen."""
 
@@ -64,13 +67,80 @@ class Program(Record):
     file: str
     inputs: list[Port]
     outputs: list[Port]
+    function: str | None = None  # by which it goes in a file that holds several
+    states: list[Port] = []  # kept from call to call, zero at first; functions of one file share them
+
+
+class Table(Record):
+    """Rows that a host looks up itself, in files without headers, made for mapping: little-endian, row by row.
+
+    Value j of a row is (code j - 2^(bits - 1)) * scale j // group. Of 4 bits, the code of an even j is the low half of
+    a byte. With 32 bits the codes are the values, float32, and there are no scales.
+    """
+
+    rows: int
+    columns: int
+    bits: Literal[4, 8, 32]
+    codes: str  # file: [rows, columns * bits / 8] bytes
+    scales: str | None  # file: float16 [rows, columns / group]
+    group: int  # columns that share a scale
+
+
+class Attention(Record):
+    """Layers of one kind, as their host sees them: the names of what it hands them, and what is in there.
+
+    Their caches are rows of one state [2 * layers, kv_heads, slots, head_dim]: of layer i, keys in row 2i and values in
+    2i + 1. Position p lies in slot p % slots.
+    """
+
+    state: str
+    slots: int
+    head_dim: int
+    window: int | None  # positions a query sees, itself included; None: all before it
+    image_blocks: bool  # positions of one image see each other
+    inverse_frequencies: list[float]  # rotary, head_dim / 2 of them
+    mask: str  # [1, 1, T, slots], added to scores: 0 where a query sees a slot, else Host.masked
+    cos: str  # [1, 1, T, head_dim]: of position * inverse_frequencies, twice side by side
+    sin: str
+    slot: str  # int32 [1]: of the first position of a call, which writes slots one after another ...
+    write: str | None  # ... unless it has these: [1, 1, slots, T], 1 where a slot takes a position of the call,
+    keep: str | None  # and [1, 1, slots, 1], 0 at slots that take one
+
+
+class Host(Record):
+    """How to call Core ML packages, whose shapes are static and whose bookkeeping is the caller's.
+
+    A prompt goes through all chunks in steps: `prefill` takes T = `prefill` positions, padded at the end, `decode` one.
+    hidden_states [1, T, hidden] are rows of the embedding times its scale, soft tokens in place of media placeholders.
+    The last position's row, as it leaves the last chunk, goes through all heads, whose logits follow one another.
+    """
+
+    identity: str  # of the weights; every package repeats it in its metadata, under `identity`
+    minimum_ios: str
+    compute_units: Literal["cpuAndGPU"]  # int4 in blocks does not run on the Neural Engine
+    context: int  # positions there is room for
+    prefill: int  # positions of one call; an image is never split over two
+    hidden: int
+    vocabulary: int
+    chunks: list[str]  # files, in order, each with functions `decode` and `prefill`
+    heads: list[str]  # files, in order
+    embedding: Table
+    embedding_scale: float
+    attention: dict[str, Attention]  # of the kinds of layers there are, `sliding` and `full`
+    masked: float  # added to the scores of slots that must not be seen
 
 
 class Artifact(Record):
-    """What the bundle holds for one format: its programs by role (`decoder`, `embedding`, `vision`, `speech`)."""
+    """What the bundle holds for one format: its programs by role (`decoder`, `embedding`, `vision`, `speech`).
+
+    Core ML's decoder consists of `chunk_00.decode`, `chunk_00.prefill` and so on and of `head_00` and so on.
+    """
 
     programs: dict[str, Program]
     kv_scales: dict[int, tuple[float, float]] | None = None  # of keys and values by layer, where the cache is int8
+    host: Host | None = None  # of Core ML
+    # By the engine's backend, what to load it with; paths are relative to a folder that the app may write.
+    load_options: LoadOptions | None = None
 
 
 class Tokens(Record):

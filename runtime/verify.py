@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
-from runtime.checks import delegation, files, goldens, lowering, preprocessing, quantization, rounding, runner, template
+from runtime.checks import (
+    delegation,
+    files,
+    goldens,
+    lowering,
+    packages,
+    preprocessing,
+    quantization,
+    rounding,
+    runner,
+    template,
+)
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
@@ -24,15 +35,17 @@ class Check:
     run: Callable[[Job], Iterator[Measure]]
     needs: tuple[str, ...] = ()  # beside the bundle
     needs_goldens: bool = False
+    format: str | None = None  # of the artifact that it is about; where there is none, it is no check of the bundle's
 
 
 CHECKS = {
     "files": Check(files.run),
     "bytes": Check(stored_bytes.run),
-    "delegation": Check(delegation.run),
+    "delegation": Check(delegation.run, format="executorch"),
+    "packages": Check(packages.run, format="coreml"),
     "template": Check(template.run, needs_goldens=True),
     "goldens": Check(goldens.run, needs_goldens=True),
-    "runner": Check(runner.run, needs_goldens=True),
+    "runner": Check(runner.run, needs_goldens=True, format="executorch"),
     "preprocessing": Check(preprocessing.run, needs_goldens=True),
     "lowering": Check(lowering.run, ("quantized",)),
     "rounding": Check(rounding.run, ("quantized",), needs_goldens=True),
@@ -63,7 +76,8 @@ def verify(
     job = make_job(bundle, quantized, source, evaluation, gates, status)
     if evaluation:
         _ = job.held_out  # unreadable data is bad input, not a failed check
-    wanted = {name: check for name, check in CHECKS.items() if not only or name in only}
+    there = {name: check for name, check in CHECKS.items() if check.format in (None, *job.manifest.artifacts)}
+    wanted = {name: check for name, check in there.items() if not only or name in only}
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]
     measures = [measure for name in ran for measure in _run(name, wanted[name], job)]

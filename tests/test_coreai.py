@@ -3,7 +3,10 @@
 import shutil
 from dataclasses import replace
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,14 @@ import torch
 
 from export.calibrate import calibrate_cache
 from export.config import Model
-from export.formats import choose_formats, package_version
+from export.formats import FORMATS, require_memory, require_supported
+from export.lowering.torch_modules import Sizes
 from export.lowering.torch_ops import TorchOps
 from export.lowering.torch_program import TorchProgram
+from export.recipes import RECIPES
 from export.schemes import INT4, INT8, Scheme
 from export.weights import MemoryWeights, Packed
+from runtime import installed as packages
 from runtime import readback_coreai
 from runtime.errors import UserError
 from runtime.manifest import TensorDigest
@@ -24,24 +30,26 @@ from runtime.readback_coreai import Reader
 from runtime.sessions import coreai as engine
 from runtime.sessions.coreai import FILE, HASH, PROGRAM, CoreaiSession
 from tests import random_models as models
-from tests.executorch_models import SHALLOW, SIZES, error_of, logits_of, quantize
+from tests.parity import error_of, logits_of, quantize
 
+SIZES = Sizes(context=128, step=64, image_tokens=100, audio_tokens=8)
+SHALLOW: dict[str, Any] = dict(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"])
 BAR = 1e-5  # relative rms, as of a float twin: the engine does not round activations
 installed = pytest.mark.skipif(
-    package_version("coreai-torch") is None, reason="Core AI is optional and not installed: pip install -e '.[coreai]'"
+    find_spec("coreai_torch") is None, reason="Core AI is optional and not installed: pip install -e '.[coreai]'"
 )
 
 
 class Lowered:
     """A random model in transformers, and what was made of it."""
 
-    def __init__(self, folder: Path, scheme: Scheme, **options: object) -> None:
+    def __init__(self, folder: Path, scheme: Scheme, **options: Any) -> None:
         from export.lowering.coreai_program import write_coreai
 
         self.folder = folder
-        self.reference = models.random_model(models.random_config(**options))  # type: ignore[arg-type]
+        self.reference = models.random_model(models.random_config(**options))
         self.model, self.weights = quantize(self.reference, scheme)
-        write_coreai(self.model, self.weights, folder, SIZES)
+        self.programs = write_coreai(self.model, self.weights, folder, SIZES)
         self.session = CoreaiSession(folder)
 
 
@@ -72,7 +80,7 @@ def test_media(lowered: Lowered, images: int, clips: int) -> None:
 def test_control_images_that_are_not_told_apart_fail(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = models.media_prompt(1, 0, tail=4)
     wanted = models.reference_logits(lowered.reference, prompt)
-    monkeypatch.setattr(CoreaiSession, "_blocks", lambda self, ids: np.full(len(ids), -1, np.int32))
+    monkeypatch.setattr(engine, "number_blocks", lambda vision: np.full(len(vision), -1))
     assert error_of(lowered.session, prompt, [prompt.decode_from], wanted) > 100 * BAR
 
 
@@ -121,6 +129,19 @@ def test_int8_weights_and_caches(tmp_path: Path) -> None:
     assert {str(state.dtype) for state in session._states.values()} == {"int8"}
     assert error_of(session, prompt, [40], wanted) < 1e-3
     assert _errors(tmp_path, model, weights) == {}
+
+
+@installed
+def test_the_manifest_describes_what_the_engine_finds(lowered: Lowered) -> None:
+    for role, program in lowered.programs.items():
+        found = lowered.session._function(role).desc
+        assert [port.name for port in program.inputs] == found.input_names
+        assert [port.name for port in program.outputs] == found.output_names
+        states = {name: found.state_descriptor(name) for name in found.state_names}
+        assert {port.name: (tuple(port.shape), port.dtype) for port in program.states} == {
+            name: (tuple(state.shape), str(state.dtype)) for name, state in states.items()
+        }
+    assert len(lowered.programs["decoder"].states) == 2 * 6  # keys and values of each layer
 
 
 # Bytes
@@ -194,28 +215,47 @@ def test_a_folder_without_an_asset(tmp_path: Path) -> None:
         readback_coreai.differences(tmp_path, [])
 
 
-@pytest.mark.parametrize("found, says", [(None, "found none"), ("0.9", "found 0.9")])
-def test_missing_packages_are_named(
-    found: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("export.formats.package_version", lambda package: found)
-    with pytest.raises(UserError, match=rf"needs coreai-core==1.0.0b3, {says}: pip install coreai-core"):
-        choose_formats("ios", ["coreai"])
+@pytest.mark.parametrize("missing", ["coreai-core", "coreai-torch"])
+def test_missing_packages_are_named_before_any_work(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(package: str) -> str:
+        if package == missing:
+            raise PackageNotFoundError(package)
+        return FORMATS["coreai"].optional[package]
+
+    monkeypatch.setattr(packages, "version", found)
+    with pytest.raises(UserError, match=rf"^{missing} is not installed: pip install {missing}==\S+$"):
+        require_supported(RECIPES["int4"], ["coreai"])
+    require_supported(RECIPES["int4"], ["coreml", "executorch"])
 
 
-@installed
-def test_models_that_do_not_fit_the_memory_are_refused() -> None:
-    from export.lowering.coreai_program import require_memory
-
-    require_memory(10**6)
-    with pytest.raises(UserError, match="converting to Core AI takes 4700000 GB of memory"):
-        require_memory(10**15)
+def test_other_releases_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "version", lambda package: "0.9")
+    says = r"^coreai-core 0\.9 is installed, artifacts are for 1\.0\.0b3: pip install coreai-core==1\.0\.0b3$"
+    with pytest.raises(UserError, match=says):
+        require_supported(RECIPES["int4"], ["coreai"])
+    with pytest.raises(UserError, match=says):
+        CoreaiSession(_empty_asset(tmp_path))
 
 
 def test_an_engine_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / FILE).mkdir()
-    (tmp_path / PROGRAM).write_bytes(b"")
-    (tmp_path / HASH).write_bytes(sha256(b"").digest())
     monkeypatch.setattr(engine, "PACKAGE", "coreai-of-another-world")
-    with pytest.raises(UserError, match=r"not installed.*pip install coreai-core==1.0.0b3"):
-        CoreaiSession(tmp_path)
+    with pytest.raises(UserError, match=r"^coreai-of-another-world is not installed: pip install"):
+        CoreaiSession(_empty_asset(tmp_path))
+
+
+def _empty_asset(folder: Path) -> Path:
+    (folder / FILE).mkdir()
+    (folder / PROGRAM).write_bytes(b"")
+    (folder / HASH).write_bytes(sha256(b"").digest())
+    return folder
+
+
+def test_models_that_do_not_fit_the_memory_are_refused(tmp_path: Path) -> None:
+    models.random_config().save_pretrained(tmp_path)
+    require_memory(["coreai"], tmp_path)
+    models.random_config(intermediate_size=10**12).save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"lowering to coreai takes 1\d{7}\.\d\d GB of memory, .* are free: leave coreai"
+    ):
+        require_memory(["coreai"], tmp_path)
+    require_memory(["onnx", "coreml"], tmp_path)  # which stream

@@ -17,10 +17,12 @@ from runtime import metrics
 from runtime.errors import UserError
 from runtime.sessions import executorch as engine
 from runtime.sessions.base import ModelInputs
-from runtime.sessions.executorch import ExecutorchSession, join_patches, steps
+from runtime.sessions.executorch import ExecutorchSession, join_patches
 from runtime.sessions.executorch_runner import StockRunner
+from runtime.sessions.steps import steps
 from tests import random_models as models
-from tests.executorch_models import SHALLOW, SIZES, Lowered, error_of, logits_of, lower, quantize
+from tests.executorch_models import SHALLOW, SIZES, Lowered, lower
+from tests.parity import error_of, logits_of, quantize
 from tests.random_models import Prompt
 
 BAR = 1e-5  # relative rms of a float twin

@@ -25,7 +25,8 @@ from runtime.manifest import TensorDigest
 from runtime.readback_executorch import ExecutorchWeights, differences, undelegated
 from runtime.sessions.executorch import DATA_FILE, FILE, ExecutorchSession
 from tests import random_models as models
-from tests.executorch_models import SHALLOW, SIZES, Lowered, constants, logits_of, quantize
+from tests.executorch_models import SHALLOW, SIZES, Lowered, constants
+from tests.parity import logits_of, quantize
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 ALIKE: dict[str, Any] = dict(

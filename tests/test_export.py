@@ -54,8 +54,9 @@ def test_every_recipe_verifies(tmp_path: Path, recipe: str) -> None:
         (["--target", "watch"], "no target 'watch'; there are android, desktop, ios"),
         (["--recipe", "q4"], "no recipe 'q4'; there are int4,"),
         (["--formats", "gguf"], "no format 'gguf'; there are onnx,"),
-        (["--target", "ios"], "format coreml is not built yet; these are: onnx"),
-        (["--target", "desktop", "--formats", "coreml"], "format coreml is not built yet"),
+        (["--target", "desktop", "--formats", "coreml"], "target desktop does not ship coreml; it ships onnx"),
+        (["--target", "ios", "--formats", "onnx"], "target ios does not ship onnx; it ships coreml, executorch"),
+        (["--target", "ios", "--recipe", "int4-kv8"], "choose one of int4, int4-embed8, int8, float"),
         (["--model", "no/such/folder"], "no model 'no/such/folder'"),
         (["--gate", "beauty=1"], "no gate 'beauty'; there are"),
     ],
@@ -103,7 +104,7 @@ def test_model_too_large_for_the_reference_is_exported_all_the_same(
     result = export(tmp_path, "--target", "desktop", "--json")
     assert result.exit_code == 0, result.output
     skipped = json.loads(result.stdout.strip().splitlines()[-1])["skipped"]
-    assert set(skipped) == {"template", "goldens", "preprocessing", "lowering", "quantization"}
+    assert set(skipped) == {"template", "goldens", "preprocessing", "lowering", "rounding", "quantization"}
     assert "the fp32 reference takes" in skipped["lowering"]
 
 

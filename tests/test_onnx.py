@@ -2,7 +2,6 @@
 
 import json
 import wave
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from PIL import Image
 
 from export.calibrate import calibrate_cache
-from export.config import Model, read_model
 from export.lowering import onnx_graph
 from export.lowering.onnx_program import write_onnx
-from export.schemes import INT4, INT8, Scheme, quantize_rows
-from export.weights import MemoryWeights, Packed
+from export.schemes import INT4, INT8, Scheme
 from runtime.errors import UserError
 from runtime.sessions import onnx as onnx_session
-from runtime.sessions.base import ModelInputs, Session
+from runtime.sessions.base import ModelInputs
 from runtime.sessions.genai import GenaiSession
 from runtime.sessions.onnx import OnnxSession
 from tests import random_models as models
-from tests.random_models import Prompt
+from tests.parity import Reference, error_of, logits_of, quantize
 
 BAR = 1e-5  # relative rms of a float twin
 CONTEXT = 128
@@ -44,45 +40,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "no audio": {"audio": False, "num_key_value_heads": 1, "sliding_window": 12},
     "no vision": {"vision": False, "hidden_size": 96, "intermediate_size": 160},
 }
-Reference = Any  # transformers' model
-
-
-def quantize(reference: Reference, scheme: Scheme | None) -> tuple[Model, MemoryWeights]:
-    """Quantizes the decoder's linears and the embedding, in the reference too."""
-    tensors: dict[str, NDArray[np.float32] | Packed] = {}
-    for name, tensor in reference.state_dict().items():
-        tensors[name] = tensor.numpy()
-        if scheme and tensor.ndim == 2 and name.startswith("model.language_model"):
-            rounded = quantize_rows(tensor, scheme)
-            packed = Packed(scheme, rounded.packed.numpy(), rounded.scales.float().numpy())
-            tensors[name] = packed
-            tensor.copy_(torch.from_numpy(packed.dense))
-    return read_model(reference.config), MemoryWeights(tensors)
 
 
 def lower(reference: Reference, folder: Path, scheme: Scheme | None = INT4, context: int = CONTEXT) -> Path:
     model, weights = quantize(reference, scheme)
     write_onnx(model, weights, TINY, folder, context)
     return folder
-
-
-def logits_of(session: Session, prompt: Prompt, chunks: Sequence[int]) -> dict[int, NDArray[np.float32]]:
-    """Prefills in chunks, decodes the rest token by token; logits by the position they follow."""
-    session.reset()
-    found, at = {}, 0
-    for count in chunks:
-        logits = session.prefill(models.piece(prompt.inputs, at, at + count))
-        at += count
-        found[at - 1] = logits
-    for position in range(at, prompt.length):
-        found[position] = session.decode(int(prompt.inputs.input_ids[position]))
-    return found
-
-
-def error_of(session: Session, prompt: Prompt, chunks: Sequence[int], wanted: torch.Tensor) -> float:
-    """Relative rms over the logits of all steps."""
-    found = logits_of(session, prompt, chunks)
-    return models.relative_rms(torch.from_numpy(np.stack(list(found.values()))), wanted[list(found)])
 
 
 @pytest.fixture(params=KINDS, scope="module")

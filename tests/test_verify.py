@@ -245,7 +245,7 @@ def test_the_bundle_alone_is_enough(bundle: Path, tmp_path: Path, monkeypatch: p
     found = Verification.model_validate_json(result.stdout)
     assert result.exit_code == 0 and found.passed
     assert found.ran == ["files", "bytes", "template", "goldens", "preprocessing"]
-    assert set(found.skipped) == {"lowering", "quantization"} and "--quantized" in found.skipped["lowering"]
+    assert set(found.skipped) == {"lowering", "rounding", "quantization"} and "--quantized" in found.skipped["lowering"]
 
 
 def test_people_get_a_table_and_a_verdict(bundle_copy: Path) -> None:

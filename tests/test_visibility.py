@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,9 +15,12 @@ from export.lowering.onnx_graph import DataFile, Graph
 from export.lowering.onnx_ops import BOOL, FLOAT, HIDDEN
 from export.lowering.onnx_ops import Step as OnnxStep
 from export.lowering.torch_ops import Cache, Step
+from runtime.manifest import Attention, Host, Table
+from runtime.sessions.coreml_host import Call, Inputs, inputs_of, plan_calls
 
 IMAGE = 7
 CONTEXT, LONGEST = 64, 12
+GARBAGE, UNWRITTEN = 9999, -1  # in slots of a cache
 LAYER = Layer(
     index=0, name="layer", kind=SLIDING, eps=1e-6, query_heads=1, kv_heads=1, head_dim=8, scale=1.0,
     inverse_frequencies=(1.0,) * 4, window=5, image_blocks=True, cache=0,
@@ -104,6 +108,47 @@ def test_onnx(tmp_path_factory, sequence: Sequence, spare: int) -> None:  # type
         for row, query in enumerate(range(at, at + count)):
             wanted = {key for key in range(at + count) if visible(query, key, sequence, layer)}
             assert {first + column for column in np.flatnonzero(bias[0, 0, row] > HIDDEN / 2)} == wanted
+        at += count
+
+
+def coreml_host(sequence: Sequence, opens_images: bool, context: int) -> Host:
+    """As the export describes layers, for prefills of LONGEST positions."""
+    common: dict[str, Any] = dict(head_dim=8, inverse_frequencies=[1.0] * 4, cos="cos", sin="sin")
+    sliding = Attention(state="s", slots=min(sequence.window + LONGEST, context), window=sequence.window, mask="mask_s",
+                        image_blocks=opens_images, slot="slot_s", write="write", keep="keep", **common)  # fmt: skip
+    full = Attention(state="f", slots=context + LONGEST, window=None, mask="mask_f", image_blocks=False, slot="slot_f",
+                     write=None, keep=None, **common)  # fmt: skip
+    table = Table(rows=1, columns=1, bits=32, codes="", scales=None, group=1)
+    return Host(identity="", minimum_ios="", compute_units="cpuAndGPU", context=context, prefill=LONGEST, hidden=1,
+                vocabulary=1, chunks=[], heads=[], embedding=table, embedding_scale=1, masked=-1e4,
+                attention={"sliding": sliding, "full": full})  # fmt: skip
+
+
+def coreml_write(cache: np.ndarray, call: Call, layers: Attention, inputs: Inputs) -> np.ndarray:
+    """What the packages do: positions in slots, and GARBAGE for what padding writes."""
+    rows = np.where(np.arange(call.length) < call.count, call.positions, GARBAGE)
+    if layers.write and layers.keep and call.length > 1:
+        return cache * inputs[layers.keep][0, 0, :, 0] + inputs[layers.write][0, 0] @ rows
+    start = inputs[layers.slot][0]
+    assert start + call.length <= len(cache), "Core ML refuses to write beyond the end"
+    return np.concatenate([cache[:start], rows, cache[start + call.length :]])
+
+
+@given(sequences(), st.booleans(), st.booleans())
+def test_coreml(sequence: Sequence, opens_images: bool, tight: bool) -> None:
+    """Every slot of every cache as the packages leave it, padding included, up to the end of a context too."""
+    host = coreml_host(sequence, opens_images, max(sum(sequence.steps), LONGEST) if tight else CONTEXT)
+    caches = {kind: np.full(layers.slots, UNWRITTEN) for kind, layers in host.attention.items()}
+    at = 0
+    for count in sequence.steps:
+        (call,) = plan_calls(at, np.array(sequence.blocks[at : at + count]), host)
+        inputs = inputs_of(call, host)
+        for kind, layers in host.attention.items():
+            caches[kind] = coreml_write(caches[kind], call, layers, inputs)
+            layer = replace(LAYER, window=layers.window, image_blocks=layers.image_blocks)
+            for row, query in enumerate(range(at, at + count)):
+                wanted = [key for key in range(at + count) if visible(query, key, sequence, layer)]
+                assert sorted(caches[kind][inputs[layers.mask][0, 0, row] == 0]) == wanted
         at += count
 
 

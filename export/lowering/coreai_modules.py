@@ -12,11 +12,10 @@ from export.config import Audio, Image, Text
 from export.graph.decoder import decode, embed_tokens
 from export.graph.embedders import embed_audio, embed_image
 from export.graph.vocabulary import weights_of
-from export.lowering.executorch_modules import ParameterTree
-from export.lowering.executorch_ops import DTYPES, scales_of
+from export.lowering.torch_modules import DTYPES, ParameterTree, Sizes, scales_of
 from export.lowering.torch_ops import Step, TorchOps, new_caches
 from export.schemes import Scheme, unpack
-from export.weights import KvScales, Packed, Weights
+from export.weights import Packed, Weights
 
 Codes = Callable[[Packed], Tensor]  # of a quantized weight, as a function stores them
 
@@ -88,26 +87,24 @@ class CoreaiOps(TorchOps):
         return centred * scale * self.weight(f"{module}.weight") + self.weight(f"{module}.bias")
 
 
-class Function(nn.Module):
+class FunctionModule(nn.Module):
     """A module that owns the weights of its description."""
 
-    codes: Codes = staticmethod(unpacked)
-
-    def __init__(self, weights: Weights, description: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(
+        self, weights: Weights, description: Callable[..., Any], *arguments: Any, codes: Codes = unpacked
+    ) -> None:
         super().__init__()
-        self.weights = PackedTree(weights, weights_of(description, *arguments), self.codes)
+        self.weights = PackedTree(weights, weights_of(description, *arguments), codes)
 
     def ops(self, step: Step | None = None) -> CoreaiOps:
         return CoreaiOps(self.weights, step)
 
 
-class TokenEmbedding(Function):
+class TokenEmbedding(FunctionModule):
     """`embedding`"""
 
-    codes = staticmethod(as_stored)
-
     def __init__(self, text: Text, weights: Weights) -> None:
-        super().__init__(weights, embed_tokens, None, text)
+        super().__init__(weights, embed_tokens, None, text, codes=as_stored)
         self.text = text
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -115,7 +112,7 @@ class TokenEmbedding(Function):
         return embed_tokens(self.ops(), ids, self.text)
 
 
-class ImageEmbedder(Function):
+class ImageEmbedder(FunctionModule):
     """`vision`"""
 
     def __init__(self, image: Image, weights: Weights) -> None:
@@ -127,7 +124,7 @@ class ImageEmbedder(Function):
         return embed_image(self.ops(), patches, cells, self.image)
 
 
-class AudioEmbedder(Function):
+class AudioEmbedder(FunctionModule):
     """`speech`"""
 
     def __init__(self, audio: Audio, weights: Weights) -> None:
@@ -139,15 +136,13 @@ class AudioEmbedder(Function):
         return embed_audio(self.ops(), frames, self.audio)
 
 
-class TextDecoder(Function):
+class TextDecoder(FunctionModule):
     """`decoder`. Its caches are buffers that it writes, which Core AI makes states of."""
 
-    def __init__(
-        self, text: Text, weights: Weights, max_context: int, max_step: int, kv_scales: KvScales | None
-    ) -> None:
+    def __init__(self, text: Text, weights: Weights, sizes: Sizes) -> None:
         super().__init__(weights, decode, None, text)
         self.text = text
-        self.caches = new_caches(text, max_context, max_step, kv_scales)
+        self.caches = new_caches(text, sizes.context, sizes.step, sizes.kv_scales)
 
     def forward(self, embeds: Tensor, positions: Tensor, blocks: Tensor) -> Tensor:
         """[1, T, hidden], int [T], int [T] (-1: in no image) -> logits after the last position, [1, 1, vocabulary]"""

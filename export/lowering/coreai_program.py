@@ -1,12 +1,11 @@
 """A model as one `.aimodel` of Core AI: decoder and embedders are functions of it, caches are the decoder's states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
-import psutil
 import torch
 from coreai.runtime import AIModelAssetMetadata
 from coreai_torch import TorchConverter, get_decomp_table
@@ -15,35 +14,14 @@ from torch.export import Dim, ExportedProgram, export
 
 from export.config import Model
 from export.lowering.coreai_modules import AudioEmbedder, ImageEmbedder, TextDecoder, TokenEmbedding
-from export.lowering.executorch_program import Sizes
+from export.lowering.torch_modules import Sizes
 from export.weights import Weights
-from runtime.errors import UserError
 from runtime.manifest import Port, Program
 from runtime.quiet import quiet
 from runtime.sessions.coreai import FILE
 
-BYTES_PER_WEIGHT = 4.7  # of memory that conversion takes, as measured
-FLOAT, INT = "float32", "int32"
-Shape = list[int | str]
-
-
-@dataclass(frozen=True)
-class Input:
-    """Of a function; its one named axis is dynamic."""
-
-    name: str
-    dtype: str
-    shape: Shape
-    longest: int
-
-    def example(self) -> Tensor:
-        """Of four, where the axis is dynamic."""
-        sizes = [4 if isinstance(size, str) else size for size in self.shape]
-        return torch.zeros(sizes, dtype=getattr(torch, self.dtype))
-
-    def dynamic(self) -> dict[int, Any]:
-        return {axis: Dim(size, min=1, max=self.longest)
-                for axis, size in enumerate(self.shape) if isinstance(size, str)}  # fmt: skip
+FLOAT, INT = "float32", "int32"  # the engine has no int64
+EXAMPLE = 4  # length of a dynamic axis where torch traces
 
 
 @dataclass(frozen=True)
@@ -51,14 +29,22 @@ class Function:
     """One of an asset: its module, made when it is traced, and its ports."""
 
     make: Callable[[Weights], nn.Module]
-    inputs: list[Input]
+    inputs: list[Port]
     output: Port
+    longest: int  # of the dynamic axis, which all inputs share
 
     def trace(self, weights: Weights) -> ExportedProgram:
-        module, examples = self.make(weights).eval(), tuple(port.example() for port in self.inputs)
+        axis = Dim("length", min=1, max=self.longest)
+        shapes = tuple({place: axis for place, size in enumerate(port.shape) if isinstance(size, str)}
+                       for port in self.inputs)  # fmt: skip
+        module, examples = self.make(weights).eval(), tuple(map(_example, self.inputs))
         with torch.no_grad():
-            shapes = tuple(port.dynamic() for port in self.inputs)
             return export(module, examples, dynamic_shapes=shapes, strict=False).run_decompositions(_decompositions())
+
+
+def _example(port: Port) -> Tensor:
+    sizes = [EXAMPLE if isinstance(size, str) else size for size in port.shape]
+    return torch.zeros(sizes, dtype=getattr(torch, port.dtype))
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
@@ -77,70 +63,82 @@ def _index_copy(x: Tensor, axis: int, index: Tensor, source: Tensor) -> Tensor:
     return x.transpose(0, axis).index_put((index,), source.transpose(0, axis)).transpose(0, axis)
 
 
+# The functions of a model
+
+
 def functions(model: Model, sizes: Sizes) -> dict[str, Function]:
     """Those a model has, by role."""
-    found = {"embedding": _embedding(model, sizes), "decoder": _decoder(model, sizes)}
-    found |= {"vision": _vision(model, sizes)} if model.image else {}
-    return found | ({"speech": _speech(model, sizes)} if model.audio else {})
+    makers = {"embedding": _embedding, "decoder": _decoder}
+    makers |= {"vision": _vision} if model.image else {}
+    makers |= {"speech": _speech} if model.audio else {}
+    return {role: make(model, sizes) for role, make in makers.items()}
 
 
 def _embedding(model: Model, sizes: Sizes) -> Function:
-    ids = Input("input_ids", INT, [1, "step"], sizes.step)
-    return Function(lambda weights: TokenEmbedding(model.text, weights), [ids], _embeds(model, "step"))
+    ids = Port(name="input_ids", dtype=INT, shape=[1, "step"])
+    return Function(lambda weights: TokenEmbedding(model.text, weights), [ids], _embeds(model, "step"), sizes.step)
 
 
 def _vision(model: Model, sizes: Sizes) -> Function:
     image = model.image
     assert image
-    patches = Input("pixel_values", FLOAT, [1, "patches", image.patch_values], sizes.image_tokens)
-    cells = Input("pixel_position_ids", INT, [1, "patches", 2], sizes.image_tokens)
-    return Function(lambda weights: ImageEmbedder(image, weights), [patches, cells], _embeds(model, "patches"))
+    patches = Port(name="pixel_values", dtype=FLOAT, shape=[1, "patches", image.patch_values])
+    cells = Port(name="pixel_position_ids", dtype=INT, shape=[1, "patches", 2])
+    return Function(lambda weights: ImageEmbedder(image, weights), [patches, cells], _embeds(model, "patches"),
+                    sizes.image_tokens)  # fmt: skip
 
 
 def _speech(model: Model, sizes: Sizes) -> Function:
     audio = model.audio
     assert audio
-    frames = Input("input_features", FLOAT, [1, "frames", audio.samples], sizes.audio_tokens)
-    return Function(lambda weights: AudioEmbedder(audio, weights), [frames], _embeds(model, "frames"))
+    frames = Port(name="input_features", dtype=FLOAT, shape=[1, "frames", audio.samples])
+    return Function(lambda weights: AudioEmbedder(audio, weights), [frames], _embeds(model, "frames"),
+                    sizes.audio_tokens)  # fmt: skip
 
 
 def _decoder(model: Model, sizes: Sizes) -> Function:
-    text = model.text
-    inputs = [
-        Input("inputs_embeds", FLOAT, [1, "step", text.hidden], sizes.step),
-        Input("positions", INT, ["step"], sizes.step),
-        Input("blocks", INT, ["step"], sizes.step),
-    ]
-    output = Port(name="logits", dtype=FLOAT, shape=[1, 1, text.vocabulary])
-    return Function(
-        lambda weights: TextDecoder(text, weights, sizes.context, sizes.step, sizes.kv_scales), inputs, output
-    )
+    indices = [Port(name=name, dtype=INT, shape=["step"]) for name in ("positions", "blocks")]
+    logits = Port(name="logits", dtype=FLOAT, shape=[1, 1, model.text.vocabulary])
+    return Function(lambda weights: TextDecoder(model.text, weights, sizes), [_embeds(model, "step"), *indices], logits,
+                    sizes.step)  # fmt: skip
 
 
 def _embeds(model: Model, axis: str) -> Port:
     return Port(name="inputs_embeds", dtype=FLOAT, shape=[1, axis, model.text.hidden])
 
 
-def require_memory(weights: int) -> None:
-    """Raises:
-    UserError: so many weights are more than conversion can hold.
+# The asset
+
+
+def write_coreai(model: Model, weights: Weights, folder: Path, sizes: Sizes) -> dict[str, Program]:
+    """Writes the asset into an existing folder; returns its functions, for the manifest.
+
+    All weights are in memory meanwhile, several times over.
     """
-    needed, free = BYTES_PER_WEIGHT * weights, psutil.virtual_memory().available
-    if needed > free:
-        raise UserError(f"converting to Core AI takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free: "
-                        "leave coreai out, or export on a larger machine")  # fmt: skip
-
-
-def write_coreai(model: Model, weights: Weights, folder: Path, sizes: Sizes) -> None:
-    """Writes the asset into an existing folder. All weights are in memory meanwhile, several times over."""
     converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
     with catch_warnings(), quiet():
         simplefilter("ignore")  # of deprecated calls that torch makes within itself
-        for role, function in functions(model, sizes).items():
-            names = [port.name for port in function.inputs]
-            converter.add_exported_program(function.trace(weights), input_names=names,
-                                           output_names=[function.output.name], entrypoint_name=role)  # fmt: skip
+        programs = {role: _add(converter, role, function, weights)
+                    for role, function in functions(model, sizes).items()}  # fmt: skip
         converter.to_coreai().save_asset(folder / FILE, _metadata(model, sizes))
+    return programs
+
+
+def _add(converter: TorchConverter, role: str, function: Function, weights: Weights) -> Program:
+    traced = function.trace(weights)
+    converter.add_exported_program(traced, input_names=[port.name for port in function.inputs],
+                                   output_names=[function.output.name], entrypoint_name=role)  # fmt: skip
+    return Program(file=FILE, function=role, inputs=function.inputs, outputs=[function.output],
+                   states=list(_states(traced)))  # fmt: skip
+
+
+def _states(traced: ExportedProgram) -> Iterator[Port]:
+    """The buffers that a trace writes, under the names that the converter takes over."""
+    written = traced.graph_signature.buffers_to_mutate.values()
+    for name, target in traced.graph_signature.inputs_to_buffers.items():
+        if target in written:
+            buffer = traced.constants[target]
+            yield Port(name=name, dtype=str(buffer.dtype).removeprefix("torch."), shape=list(buffer.shape))
 
 
 def _metadata(model: Model, sizes: Sizes) -> AIModelAssetMetadata:
@@ -151,15 +149,3 @@ def _metadata(model: Model, sizes: Sizes) -> AIModelAssetMetadata:
     for name, value in known.items():
         found.set_custom(name, -1 if value is None else value)
     return found
-
-
-def describe_coreai(model: Model, sizes: Sizes) -> dict[str, Program]:
-    """For the manifest: functions of the one asset. States are left out: the engine describes them."""
-    return {
-        role: Program(
-            file=FILE,
-            inputs=[Port(name=port.name, dtype=port.dtype, shape=port.shape) for port in function.inputs],
-            outputs=[function.output],
-        )
-        for role, function in functions(model, sizes).items()
-    }

@@ -10,8 +10,6 @@ FORMAT = "executorch"
 
 
 def run(job: Job) -> Iterator[Measure]:
-    if FORMAT not in job.manifest.artifacts:
-        return
     folder = job.bundle / FORMAT
     lost = undelegated(folder, job.manifest.tensors, f"{EMBEDDING}.weight")
     yield job.measure("delegation", "undelegated", len(lost), engine=FORMAT, note="; ".join(lost))

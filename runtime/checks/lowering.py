@@ -7,6 +7,7 @@ would decode it. The reference scores the same sequence in one go.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, groupby
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +59,21 @@ def run(job: Job) -> Iterator[Measure]:
         if twin := job.open_twin(engine, folder):
             job.status(f"{engine.name}: float twin")
             found = _run(twin, probes, job, engine)
-            yield from (_twin(job, engine, *pair) for pair in zip(wanted, found, strict=True))
-        rounding = reference.variant(job.blocks(engine, folder), job.kv_scales)
+            exact = _score(reference.variant(half_cache=True), probes, job, engine) if engine.half else wanted
+            for pair in zip(exact, found, strict=True):
+                yield from _twin(job, engine, *pair)
         job.status(f"{engine.name}: as shipped")
-        found, rounded = _run(engine.open(folder), probes, job, engine), _score(rounding, probes, job, engine)
-        for triple in zip(wanted, found, rounded, strict=True):
+        found = _run(engine.open(folder), probes, job, engine)
+        in_torch = _score(_same_arithmetic(job, engine, folder), probes, job, engine)
+        for triple in zip(wanted, found, in_torch, strict=True):
             yield from _shipped(job, engine, *triple)
+
+
+def _same_arithmetic(job: Job, engine: Engine, folder: Path) -> ReferenceSession:
+    """The quantized reference, rounding as the engine does: what no kernel could avoid."""
+    if engine.half:
+        return job.half_reference
+    return job.reference.variant(job.blocks(engine, folder), job.kv_scales)
 
 
 # Probes
@@ -132,40 +142,51 @@ def _by_modality(probes: Sequence[Probe], logits: Sequence[NDArray[np.float32]])
 # Measures
 
 
-def _twin(job: Job, engine: Engine, want: Readings, got: Readings) -> Measure:
-    gate = job.gates["twin_rms_int8_cache" if job.kv_scales else "twin_rms"]
+def _twin(job: Job, engine: Engine, want: Readings, got: Readings) -> Iterator[Measure]:
+    def measure(name: str, value: float, gate: str, note: str) -> Measure:
+        return job.measure("lowering", name, value, job.gates[gate], engine.name, want.modality, note)
+
+    gate = "twin_rms_coreml" if engine.half else "twin_rms_int8_cache" if job.kv_scales else "twin_rms"
     note = f"largest difference {metrics.largest_difference(want.logits, got.logits):.1e}"
-    rms = metrics.relative_rms(want.logits, got.logits)
-    return job.measure("lowering", "twin_rms", rms, gate, engine.name, want.modality, note)
+    yield measure("twin_rms", metrics.relative_rms(want.logits, got.logits), gate, note)
+    if engine.half:
+        kl = metrics.kl_divergence(want.logits, got.logits)
+        yield measure("twin_kl", float(kl.mean()), "twin_kl_coreml", f"largest {kl.max():.1e}")
 
 
-def _shipped(job: Job, engine: Engine, want: Readings, got: Readings, rounded: Readings) -> Iterator[Measure]:
-    """`rounded` is the same int8 arithmetic in torch: what no kernel could avoid."""
+def _shipped(job: Job, engine: Engine, want: Readings, got: Readings, in_torch: Readings) -> Iterator[Measure]:
+    """`in_torch` is of the same arithmetic in torch: what no kernel could avoid."""
 
     def measure(name: str, value: float, gate: Gate | None = None, note: str = "") -> Measure:
         return job.measure("lowering", name, value, gate, engine.name, want.modality, note)
 
-    kl, torch_kl = (metrics.kl_divergence(want.logits, logits) for logits in (got.logits, rounded.logits))
+    kl, torch_kl = (metrics.kl_divergence(want.logits, logits) for logits in (got.logits, in_torch.logits))
     gate = replace(job.gates["kl_mean"], bound=max(job.gates["kl_mean"].bound, SLACK * float(torch_kl.mean())))
-    yield measure("kl_mean", float(kl.mean()), gate, f"{len(kl)} positions, int8 in torch {torch_kl.mean():.1e}")
-    yield measure("kl_max", float(kl.max()), note=f"int8 in torch {torch_kl.max():.1e}")
+    yield measure("kl_mean", float(kl.mean()), gate, f"{len(kl)} positions, {_torch(engine)} {torch_kl.mean():.1e}")
+    if engine.half:
+        yield measure("kl_fp16", float(kl.mean() / torch_kl.mean()))
+    yield measure("kl_max", float(kl.max()), note=f"{_torch(engine)} {torch_kl.max():.1e}")
     yield measure("rms", metrics.relative_rms(want.logits, got.logits))
     yield measure("largest_difference", metrics.largest_difference(want.logits, got.logits), note="logits")
-    yield measure("top_1", metrics.top_1(want.logits, got.logits), *_top_1_gate(job, want, got, rounded))
+    yield measure("top_1", metrics.top_1(want.logits, got.logits), *_top_1_gate(job, engine, want, got, in_torch))
     yield measure("flips", *_flips(job, want, got))
 
 
-def _top_1_gate(job: Job, want: Readings, got: Readings, rounded: Readings) -> tuple[Gate, str]:
+def _torch(engine: Engine) -> str:
+    return "fp16 in torch" if engine.half else "int8 in torch"
+
+
+def _top_1_gate(job: Job, engine: Engine, want: Readings, got: Readings, in_torch: Readings) -> tuple[Gate, str]:
     """The table's; where that fails, what the same arithmetic in torch reaches.
 
     Flips are rare events: two counts k and t are as good as equal while k - t <= 2 sqrt(k + t), two standard errors.
     """
-    found, in_torch = (metrics.top_1(want.logits, readings.logits) for readings in (got, rounded))
+    found, reached = (metrics.top_1(want.logits, readings.logits) for readings in (got, in_torch))
     gate, positions = job.gates["top_1"], len(want.logits)
     if not gate.holds(found):
-        flips = positions * (1 - found), positions * (1 - in_torch)
+        flips = positions * (1 - found), positions * (1 - reached)
         gate = replace(gate, bound=min(gate.bound, 1 - (flips[1] + 2 * sum(flips) ** 0.5) / positions))
-    return gate, f"int8 in torch {in_torch:.4f}"
+    return gate, f"{_torch(engine)} {reached:.4f}"
 
 
 def _flips(job: Job, want: Readings, got: Readings) -> tuple[float, Gate, str]:

@@ -4,7 +4,6 @@ import asyncio
 from contextlib import AsyncExitStack
 from functools import cached_property
 from hashlib import file_digest
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -13,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import UserError
+from runtime.installed import require_release
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.executorch import steps
+from runtime.sessions.steps import NONE, number_blocks, steps
 
-PACKAGE, VERSION = "coreai-core", "1.0.0b3"  # a beta: the asset's version may change with each
+PACKAGE, RELEASE = "coreai-core", "1.0.0b3"  # a beta: the asset's version may change with each
 FILE = "model.aimodel"
 PROGRAM, HASH = f"{FILE}/main.mlirb", f"{FILE}/main.hash"
-INSTALL = f"pip install {PACKAGE}=={VERSION}"
 
 
 class CoreaiSession:
@@ -54,26 +53,21 @@ class CoreaiSession:
         if self.position + count > self.context:
             raise UserError(f"{self.position + count} positions do not fit the context of {self.context}: "
                             "shorten the prompt, or export the bundle again with a larger context")  # fmt: skip
-        embeds, blocks = self._embed(inputs), self._blocks(inputs.input_ids)
-        for start, stop in list(steps(blocks >= 0, self.max_step)):
+        blocks = number_blocks(np.isin(inputs.input_ids, [self._known["image"], self._known["video"]]))
+        parts, embeds = list(steps(blocks != NONE, self.max_step)), self._embed(inputs)
+        for start, stop in parts:
             logits = self._decode(embeds[start:stop], blocks[start:stop])
         return logits
 
     def decode(self, token: int) -> Logits:
         return self.prefill(ModelInputs(np.array([token], np.int64)))
 
-    def _decode(self, embeds: NDArray[np.float32], blocks: NDArray[np.int32]) -> Logits:
+    def _decode(self, embeds: NDArray[np.float32], blocks: NDArray[np.int64]) -> Logits:
         end = self.position + len(embeds)
-        positions = np.arange(self.position, end, dtype=np.int32)
+        positions = np.arange(self.position, end)
         logits = self._run(self._decoder, self._states, inputs_embeds=embeds[None], positions=positions, blocks=blocks)
         self.position = end
         return logits.reshape(-1)
-
-    def _blocks(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """[T]: number of the image or frame that each position belongs to, -1 for none."""
-        inside = np.isin(ids, [self._known["image"], self._known["video"]])
-        starts = inside & ~np.concatenate(([False], inside[:-1]))
-        return np.where(inside, starts.cumsum() - 1, -1).astype(np.int32)
 
     def _embed(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """[T, hidden]: tokens, and soft tokens where their placeholders stand."""
@@ -183,13 +177,11 @@ def _require_whole(folder: Path) -> None:
 
 def _engine() -> Any:
     """coreai.authoring.AIModelAsset, which also compiles"""
+    require_release(PACKAGE, RELEASE)
     try:
-        found = version(PACKAGE)
         from coreai.authoring import AIModelAsset
     except ImportError as error:
-        raise UserError(f"the Core AI runtime is not installed ({error}): {INSTALL}") from None
-    if found != VERSION:
-        raise UserError(f"{PACKAGE} {found} is installed, bundles are for {VERSION}: {INSTALL}")
+        raise UserError(f"{PACKAGE} does not load ({error}): pip install {PACKAGE}=={RELEASE}") from None
     return AIModelAsset
 
 

@@ -1,6 +1,6 @@
 """ExecuTorch's own runtime on the methods of one `.pte`, called as its multimodal runner calls them."""
 
-from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.steps import steps
+from runtime.weight_cache import VERSION, WeightCache
 
-VERSION = "1.5.1"  # kernels and the file's format go together
 FILE = "model.pte"
 DATA_FILE = "model.ptd"  # the weights, where they are not in the program's file
 FLAG = -1  # channel of embeddings that tells images from all else
@@ -25,20 +26,24 @@ class ExecutorchSession:
 
     name = "executorch"
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, weight_cache: Path | None = None) -> None:
         """
         Args:
             threads: of XNNPACK, one number for the whole process; by default the engine's own choice.
+            weight_cache: folder of packed weights, written at the first load and mapped at later ones; by default
+                weights are packed in memory at every load.
 
         Raises:
-            UserError: the folder holds no program of ours, or its data file or the engine does not fit it.
+            UserError: the folder holds no program of ours, or its data file or the engine does not fit it; or there
+                can be no weight cache (see WeightCache).
         """
         self.folder = folder
+        self._cache = WeightCache(weight_cache, artifact_files(folder)) if weight_cache else None
         self.program = open_program(folder, threads)
         self.context = self._constant("get_max_context_len")
         self.max_step = self._constant("get_max_step")
         # A program of its own: methods of one program share their memory, caches included.
-        self._decoder = load_method(open_program(folder, threads), folder, "text_decoder")
+        self._decoder = self._load(open_program(folder, threads), "text_decoder")
         self._embedding = self._method("token_embedding")
         self.position = 0
 
@@ -108,33 +113,16 @@ class ExecutorchSession:
         return int(self._method(name).execute(())[0])
 
     def _method(self, name: str) -> Any:
-        return load_method(self.program, self.folder, name)
+        return self._load(self.program, name)
+
+    def _load(self, program: Any, name: str) -> Any:
+        with self._cache.used() if self._cache else nullcontext():
+            return load_method(program, self.folder, name)
 
 
 def run(method: Any, array: NDArray) -> NDArray[np.float32]:
     """[1, ...] -> [T, hidden + 1], by an embedder."""
     return method.execute((torch.from_numpy(np.ascontiguousarray(array)),))[0].numpy()[0]
-
-
-def steps(inside: NDArray[np.bool_], longest: int) -> Iterator[tuple[int, int]]:
-    """Cuts a prompt into steps of at most so many positions, none of them inside an image.
-
-    Args:
-        inside: bool [T], positions of images.
-
-    Raises:
-        UserError: an image is longer than a step.
-    """
-    start = 0
-    while start < len(inside):
-        stop = min(start + longest, len(inside))
-        while start < stop < len(inside) and inside[stop] and inside[stop - 1]:
-            stop -= 1
-        if stop == start:
-            raise UserError(f"an image takes more than the {longest} positions of a step: make it smaller, "
-                            "or export the bundle again with more soft tokens for an image")  # fmt: skip
-        yield start, stop
-        start = stop
 
 
 def join_patches(patches: NDArray[np.float32], cells: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -151,6 +139,11 @@ def join_patches(patches: NDArray[np.float32], cells: NDArray[np.int64]) -> NDAr
 
 
 _loaded: set[int | None] = set()  # thread counts that programs of this process were loaded with
+
+
+def artifact_files(folder: Path) -> list[Path]:
+    """Those that are there."""
+    return [path for path in (folder / FILE, folder / DATA_FILE) if path.is_file()]
 
 
 def open_program(folder: Path, threads: int | None = None) -> Any:

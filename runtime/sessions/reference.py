@@ -1,7 +1,8 @@
 """The reference: transformers' own model in fp32, from a source checkpoint or a quantized one alike."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,36 +27,47 @@ IMAGE_KIND, VIDEO_KIND = 1, 2  # in mm_token_type_ids
 class ReferenceSession:
     """One sequence in transformers' eager model; `variant` shares its weights.
 
-    Two options show what an engine's arithmetic costs by itself:
+    Three options show what an engine's arithmetic costs by itself:
     `blocks` rounds what enters each quantized linear to int8, as ONNX Runtime's MatMulNBits does at accuracy level 4,
     or, without a size, as XNNPACK does;
-    `kv_scales` rounds keys and values to int8 as they enter the cache.
+    `kv_scales` rounds keys and values to int8 as they enter the cache;
+    `half_cache` rounds them to fp16, as Core ML's states do.
     """
 
     name = "reference"
 
-    def __init__(self, model: Any, blocks: Blocks | None = None, kv_scales: Scales | None = None) -> None:
+    def __init__(
+        self, model: Any, blocks: Blocks | None = None, kv_scales: Scales | None = None, half_cache: bool = False
+    ) -> None:
         """
         Args:
             model: from `load_model`.
             blocks: inputs that share a scale, by linear module; None: a whole row does.
             kv_scales: step of int8 keys and values, by layer.
+            half_cache: keys and values are fp16.
         """
         self.model = model
         self.blocks = blocks or {}
         self.kv_scales = kv_scales
+        self.half_cache = half_cache
         self.reset()
 
     @classmethod
-    def open(cls, checkpoint: Path) -> "ReferenceSession":
-        """Raises:
-        UserError: no checkpoint there that transformers opens.
+    def open(cls, checkpoint: Path, dtype: torch.dtype = torch.float32) -> "ReferenceSession":
         """
-        return cls(load_model(checkpoint))
+        Args:
+            dtype: of weights and activations.
 
-    def variant(self, blocks: Blocks | None = None, kv_scales: Scales | None = None) -> "ReferenceSession":
+        Raises:
+            UserError: no checkpoint there that transformers opens.
+        """
+        return cls(load_model(checkpoint, dtype))
+
+    def variant(
+        self, blocks: Blocks | None = None, kv_scales: Scales | None = None, half_cache: bool = False
+    ) -> "ReferenceSession":
         """The same weights with other arithmetic."""
-        return ReferenceSession(self.model, blocks, kv_scales)
+        return ReferenceSession(self.model, blocks, kv_scales, half_cache)
 
     @property
     def position(self) -> int:
@@ -67,7 +79,11 @@ class ReferenceSession:
         self._ids = np.zeros(0, np.int64)
         self._cache = DynamicCache(config=self.model.config)
         if self.kv_scales:
-            self._cache.layers = [_rounded(layer, self.kv_scales[i]) for i, layer in enumerate(self._cache.layers)]
+            for index, layer in enumerate(self._cache.layers):
+                _round_cache(layer, *(partial(to_int8_steps, scale=scale) for scale in self.kv_scales[index]))
+        elif self.half_cache:
+            for layer in self._cache.layers:
+                _round_cache(layer, to_half, to_half)
 
     def prefill(self, inputs: ModelInputs) -> Logits:
         return self._run(inputs, 1)[-1]
@@ -81,7 +97,7 @@ class ReferenceSession:
 
     @torch.inference_mode()
     def _run(self, inputs: ModelInputs, wanted: int) -> NDArray[np.float32]:
-        tensors = {name: torch.from_numpy(np.array(array))[None if name == "input_ids" else slice(None)]
+        tensors = {name: self._tensor(array)[None if name == "input_ids" else slice(None)]
                    for name, array in inputs.arrays().items()}  # fmt: skip
         start = self.position
         self._ids = np.concatenate([self._ids, inputs.input_ids])
@@ -90,7 +106,12 @@ class ReferenceSession:
                 **tensors, attention_mask=self._masks(len(inputs.input_ids)), past_key_values=self._cache,
                 position_ids=torch.arange(start, self.position)[None], logits_to_keep=wanted, use_cache=True,
             )  # fmt: skip
-        return output.logits[0].numpy()
+        return output.logits[0].float().numpy()
+
+    def _tensor(self, array: NDArray) -> Tensor:
+        """Floats in the model's dtype."""
+        tensor = torch.from_numpy(np.array(array))
+        return tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
 
     def _masks(self, count: int) -> dict[str, Tensor]:
         """Those of generate(): image blocks see all of themselves in sliding layers only.
@@ -108,19 +129,24 @@ class ReferenceSession:
 
 def memory_shortage(checkpoint: Path) -> str | None:
     """Why the fp32 model does not fit this machine's free memory, or None."""
-    allow_torchvision()
-    from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
-
-    with torch.device("meta"):
-        model = Gemma4UnifiedForConditionalGeneration(AutoConfig.from_pretrained(checkpoint))
-    needed, free = 4 * sum(weight.numel() for weight in model.parameters()), psutil.virtual_memory().available
+    needed, free = 4 * count_weights(checkpoint), psutil.virtual_memory().available
     if needed < SHARE_OF_MEMORY * free:
         return None
     return f"the fp32 reference takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
 
 
-def load_model(checkpoint: Path) -> Any:
-    """transformers' model in fp32 with eager attention; packed weights are dequantized.
+def count_weights(checkpoint: Path) -> int:
+    """Of a checkpoint's model, as its config has it; a weight that is tied to another counts once."""
+    allow_torchvision()
+    from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Gemma4UnifiedForConditionalGeneration(AutoConfig.from_pretrained(checkpoint))
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """transformers' model with eager attention; packed weights are dequantized.
 
     Raises:
         UserError: no checkpoint there that transformers opens.
@@ -131,7 +157,7 @@ def load_model(checkpoint: Path) -> Any:
     try:
         with redirect_stderr(StringIO()):  # progress bars of two libraries
             model = Gemma4UnifiedForConditionalGeneration.from_pretrained(
-                checkpoint, dtype=torch.float32, attn_implementation="eager"
+                checkpoint, dtype=dtype, attn_implementation="eager"
             )
             _dequantize(model)
     except (OSError, ValueError) as error:
@@ -195,20 +221,26 @@ def round_rows(x: Tensor) -> Tensor:
     return ((x / scale + zero).round().clamp(-128, 127) - zero) * scale
 
 
-# Int8 keys and values
+# Rounded keys and values
+
+Round = Callable[[Tensor], Tensor]
 
 
-def _rounded(layer: Any, scales: tuple[float, float]) -> Any:
-    """The cache layer, rounding keys and values to int8 steps of their scale as they come in."""
+def _round_cache(layer: Any, round_keys: Round, round_values: Round) -> None:
+    """Makes the cache layer round keys and values as they come in."""
     update = layer.update
 
     def rounding_update(keys: Tensor, values: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return update(to_int8_steps(keys, scales[0]), to_int8_steps(values, scales[1]), *arguments, **options)
+        return update(round_keys(keys), round_values(values), *arguments, **options)
 
     layer.update = rounding_update
-    return layer
 
 
 def to_int8_steps(x: Tensor, scale: float) -> Tensor:
     """clamp(round(x / scale), -128, 127) * scale, ONNX Runtime's GroupQueryAttention with PER_TENSOR scales."""
     return (x / scale).round().clamp(-128, 127) * scale
+
+
+def to_half(x: Tensor) -> Tensor:
+    """The nearest fp16, in the dtype of x."""
+    return x.half().to(x.dtype)

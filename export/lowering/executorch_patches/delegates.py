@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from export.lowering.executorch_patches import replaced
-from export.lowering.executorch_patches.weightless import SCALE
 from export.lowering.executorch_streams import Sources, Stream
+from runtime.readback_executorch import SCALE
 
 FINDABLE = 0x7E570000  # first of the numbers of nodes in a prepared delegate
 UNNUMBERED = 65535  # XNNPACK's number of a node without one

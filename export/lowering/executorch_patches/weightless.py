@@ -19,8 +19,7 @@ from torch.fx import Node
 
 from export.lowering.executorch_patches import replaced
 from export.lowering.executorch_streams import Sources, Stream
-
-SCALE = "scale_"  # begins the names of blobs of scales
+from runtime.readback_executorch import SCALE
 
 
 @contextmanager

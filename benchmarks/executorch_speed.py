@@ -1,0 +1,226 @@
+"""Speed, load time and memory of an ExecuTorch program beside the ONNX artifact of the same weights, and its peers.
+
+    python -m benchmarks.executorch_speed [--layers 6] [--context 2048] [--threads 1] [--folder build/speed]
+
+Real widths of Gemma 4 12B and random weights, or the embedded model with `--layers 0`; what the folder holds already is
+used again. Engines take turns in one process, so compare ratios: each is the median over rounds of what the ONNX
+artifact took in the same round. Loads are measured each in a process of its own. Peers: benchmarks/executorch_peers.py.
+
+Logits are told apart to show that nobody computes something else, which only the embedded model can: on random weights
+every rounding of an activation to int8 grows from position to position, in any engine.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from runtime.sessions.base import Logits, ModelInputs, Session
+
+ENGINES = "onnx", "ours", "sdpa", "stock"
+PROMPT, STEPS = 256, 12  # positions prefilled and decoded in each round
+FIRST = 200  # token; earlier ones may stand for images and audio
+LOADS = {  # name to engine and whether there is a weight cache
+    "onnx": ("onnx", False), "ours": ("ours", False), "ours, cache written": ("ours", True),
+    "ours, cache read": ("ours", True), "stock": ("stock", False),
+}  # fmt: skip
+Facts = dict[str, Any]
+
+
+# What is measured
+
+
+def build(folder: Path, layers: int, context: int) -> None:
+    """One quantized checkpoint, lowered in every way."""
+    from benchmarks.random_checkpoint import write_checkpoint
+    from export.models import EMBEDDED
+    from export.quantize import quantize
+    from export.recipes import find_recipe
+    from export.sources import open_source
+
+    source, quantized = folder / "source" if layers else EMBEDDED["tiny"], folder / "quantized"
+    if not quantized.exists():
+        if layers:
+            write_checkpoint(source, layers)
+        quantize(open_source(source), find_recipe("int4"), "benchmark", quantized)
+    for name in ENGINES:
+        if not (folder / name).exists():
+            lower(name, quantized, folder / name, context)
+
+
+def lower(name: str, quantized: Path, folder: Path, context: int) -> None:
+    """One way, into a new folder."""
+    from benchmarks.executorch_peers import write_peer
+    from export.checkpoint import CheckpointWeights
+    from export.config import read_model
+    from export.lowering.onnx_program import write_onnx
+    from export.lowering.torch_modules import Sizes
+
+    weights = CheckpointWeights(quantized)
+    model = read_model(weights.config)
+    folder.mkdir()
+    if name == "onnx":
+        write_onnx(model, weights, quantized, folder, context)
+    else:
+        write_peer(name, model, weights, quantized, folder, Sizes.of(model, quantized, context))
+
+
+def open_session(folder: Path, name: str, threads: int, cache: Path | None = None) -> Session:
+    if name == "onnx":
+        from runtime.sessions.onnx import OnnxSession
+
+        return OnnxSession(folder / name, threads)
+    from runtime.sessions.executorch import ExecutorchSession
+
+    if name != "ours":
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers custom_sdpa
+    return ExecutorchSession(folder / name, threads, cache)
+
+
+# Speed
+
+
+def measure_speed(folder: Path, threads: int, rounds: int) -> Facts:
+    """Milliseconds per token by engine, each in every round, and how far its logits are from those of `ours`."""
+    sessions = {name: open_session(folder, name, threads) for name in ENGINES}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ENGINES}
+    logits: dict[str, Logits] = {}
+    for number in range(rounds + 1):
+        for name, session in sessions.items():
+            taken, logits[name] = one_round(session)
+            if number:  # the first one warms up
+                times[name].append(taken)
+    return {name: summary(times[name], times["onnx"]) | {"apart": apart(logits[name], logits["ours"])}
+            for name in ENGINES}  # fmt: skip
+
+
+def one_round(session: Session) -> tuple[tuple[float, float], Logits]:
+    """Milliseconds per token of prefill and of decoding, and the last logits."""
+    session.reset()
+    start = time.perf_counter()
+    session.prefill(ModelInputs(np.arange(PROMPT, dtype=np.int64) + FIRST))
+    prefill, steps = time.perf_counter() - start, []
+    for token in range(STEPS):
+        start = time.perf_counter()
+        logits = session.decode(token + FIRST)
+        steps.append(time.perf_counter() - start)
+    return (1e3 * prefill / PROMPT, 1e3 * statistics.median(steps)), logits
+
+
+def summary(own: list[tuple[float, float]], other: list[tuple[float, float]]) -> Facts:
+    """Tokens per second, and how often as fast as the other."""
+    facts: Facts = {}
+    for index, phase in enumerate(("prefill", "decode")):
+        facts[phase] = round(1e3 / statistics.median(taken[index] for taken in own), 2)
+        ratios = [theirs[index] / mine[index] for mine, theirs in zip(own, other, strict=True)]
+        facts[f"{phase}_ratio"] = round(statistics.median(ratios), 3)
+    return facts
+
+
+def apart(a: Logits, b: Logits) -> float:
+    """Relative rms."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+# Loading
+
+
+def measure_load(folder: Path, load: str, threads: int) -> Facts:
+    """Of this process: seconds until the first token is decoded, and memory beyond what the imports took."""
+    name, cached = LOADS[load]
+    cache = folder / "cache" if cached else None
+    if load.endswith("written"):
+        for file in (folder / "cache").glob("*"):
+            file.unlink()
+    import_engine(folder / name, cache)
+    before, start = memory(), time.perf_counter()
+    session = open_session(folder, name, threads, cache)
+    opened = time.perf_counter() - start
+    session.decode(FIRST)
+    after = memory()
+    return {"open_s": round(opened, 2), "first_token_s": round(time.perf_counter() - start, 2),
+            **{kind: round(after[kind] - before[kind]) for kind in before}}  # fmt: skip
+
+
+def import_engine(folder: Path, cache: Path | None) -> None:
+    """Imports take seconds. With a cache the engine's come last, as the cache must be there before it."""
+    wanted = ["runtime.sessions.onnx"]
+    if folder.name != "onnx":
+        from runtime.sessions.executorch import artifact_files
+        from runtime.weight_cache import WeightCache
+
+        wanted = [
+            "executorch.kernels.quantized",
+            "executorch.runtime",
+            "executorch.extension.llm.custom_ops.custom_ops",
+        ]
+        if cache:
+            WeightCache(cache, artifact_files(folder))
+    for name in wanted:
+        import_module(name)
+
+
+def memory() -> dict[str, float]:
+    """Of this process, in MiB: what no file backs, what files back, and the most of both there was.
+
+    That peak begins with the program; getrusage's takes over the one of the process that started this.
+    """
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    anonymous, files, shared, peak = (int(status[name].split()[0]) / 1024
+                                      for name in ("RssAnon", "RssFile", "RssShmem", "VmHWM"))  # fmt: skip
+    return {"anonymous_mib": anonymous, "file_mib": files + shared, "peak_mib": peak}
+
+
+# Reports
+
+
+def in_child(*arguments: str) -> Facts:
+    command = [sys.executable, "-m", "benchmarks.executorch_speed", *arguments]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return json.loads(lines[-1])
+
+
+def show(title: str, rows: dict[str, Facts]) -> None:
+    columns = list(next(iter(rows.values())))
+    table = Table("", *columns, title=title)
+    for name, facts in rows.items():
+        table.add_row(name, *(f"{facts[column]:.3g}" if column == "apart" else str(facts[column])
+                              for column in columns))  # fmt: skip
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=6, help="of the 12B's 48; 0: the embedded model")
+    parser.add_argument("--context", type=int, default=2048, help="positions that are made room for")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("build/speed"))
+    parser.add_argument("--only", help="speed, or a load's name: measure it in this process")
+    given = parser.parse_args()
+    folder = given.folder / (f"12b-{given.layers}" if given.layers else "tiny")
+    if given.only:
+        found = (measure_speed(folder, given.threads, given.rounds) if given.only == "speed"
+                 else measure_load(folder, given.only, given.threads))  # fmt: skip
+        print(json.dumps(found))
+        return
+    build(folder, given.layers, given.context)
+    arguments = [f"--{name}={getattr(given, name)}" for name in ("layers", "threads", "rounds", "folder")]
+    speed = in_child(*arguments, "--only=speed")
+    loads = {name: in_child(*arguments, f"--only={name}") for name in LOADS}
+    show("Tokens per second, and how often as fast as ONNX", speed)
+    show("Loading, beyond imports", loads)
+    print(json.dumps({"layers": given.layers, "threads": given.threads, "speed": speed, "loads": loads}))
+
+
+if __name__ == "__main__":
+    main()
