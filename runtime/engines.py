@@ -26,10 +26,6 @@ def _rows(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, int | None
     return {tensor.name.removesuffix(".weight"): None for tensor in tensors if tensor.dtype in BITS}
 
 
-def _nothing(folder: Path, tensors: Sequence[TensorDigest]) -> dict[str, int | None]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Engine:
     """A way to run the files in a format's folder."""
@@ -39,7 +35,7 @@ class Engine:
     splits_media: bool = True  # takes media in any prefill, not in the first alone
     exact: Callable[[Path], Session] | None = None  # the same artifact without rounded activations: its float twin
     twin_apart: bool = False  # where `exact` runs another artifact, lowered from dequantized weights
-    rounds: Rounds = _mat_mul_n_bits
+    rounds: Rounds | None = _mat_mul_n_bits  # None: no activation is rounded to int8
     half: bool = False  # computes in fp16 instead of rounding to int8; keys and values of its twin are fp16 too
 
 
@@ -59,5 +55,5 @@ ENGINES = {
             half=True,
         ),
     ),
-    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=_nothing),),
+    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=None),),
 }
