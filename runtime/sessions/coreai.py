@@ -47,7 +47,7 @@ class CoreaiSession:
 
     def prefill(self, inputs: ModelInputs) -> Logits:
         """Raises:
-        UserError: no room for so many positions; what was there before stays.
+        UserError: no room for so many positions, or an image longer than a step; what was there before stays.
         """
         count = len(inputs.input_ids)
         if self.position + count > self.context:
