@@ -1,6 +1,7 @@
 """The `.aimodel`, run by Core AI on the CPU, against transformers' own model on the same dequantized weights."""
 
 import shutil
+import tomllib
 from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError
@@ -43,7 +44,7 @@ installed = pytest.mark.skipif(
 class Lowered:
     """A random model in transformers, and what was made of it."""
 
-    def __init__(self, folder: Path, scheme: Scheme, **options: Any) -> None:
+    def __init__(self, folder: Path, scheme: Scheme | None, **options: Any) -> None:
         from export.lowering.coreai_program import write_coreai
 
         self.folder = folder
@@ -126,6 +127,7 @@ def test_int8_weights_and_caches(tmp_path: Path) -> None:
     wanted = torch.cat([eager.run(models.piece(prompt.inputs, start, stop))
                         for start, stop in ((0, 40), *((at, at + 1) for at in range(40, 60)))])  # fmt: skip
     session = CoreaiSession(tmp_path)
+    require_supported(RECIPES["int4-kv8"], ["coreai"])
     assert {str(state.dtype) for state in session._states.values()} == {"int8"}
     assert error_of(session, prompt, [40], wanted) < 1e-3
     assert _errors(tmp_path, model, weights) == {}
@@ -142,6 +144,14 @@ def test_the_manifest_describes_what_the_engine_finds(lowered: Lowered) -> None:
             name: (tuple(state.shape), str(state.dtype)) for name, state in states.items()
         }
     assert len(lowered.programs["decoder"].states) == 2 * 6  # keys and values of each layer
+
+
+@installed
+def test_unquantized_weights(tmp_path: Path) -> None:
+    prompt = models.text_prompt(30, 20)
+    lowered = Lowered(tmp_path, None, vision=False, audio=False, **SHALLOW)
+    assert error_of(lowered.session, prompt, [20], models.reference_logits(lowered.reference, prompt)) < BAR
+    assert _errors(tmp_path, lowered.model, lowered.weights) == {}
 
 
 # Bytes
@@ -226,6 +236,12 @@ def test_missing_packages_are_named_before_any_work(missing: str, monkeypatch: p
     with pytest.raises(UserError, match=rf"^{missing} is not installed: pip install {missing}==\S+$"):
         require_supported(RECIPES["int4"], ["coreai"])
     require_supported(RECIPES["int4"], ["coreml", "executorch"])
+
+
+def test_the_optional_install_brings_what_is_asked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    wanted = [f"{package}=={release}" for package, release in FORMATS["coreai"].optional.items()]
+    assert project["optional-dependencies"]["coreai"] == wanted
 
 
 def test_other_releases_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
