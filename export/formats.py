@@ -91,14 +91,14 @@ class Format:
     twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
     load_options: Callable[[Path], LoadOptions | None] = lambda folder: None  # for apps, from the folder written
     optional: Mapping[str, str] = field(default_factory=dict)  # releases of packages that no other format needs
-    memory: float = 0  # bytes for each weight, where lowering holds them all
+    memory: float = 0  # bytes for each weight, where lowering holds them all; benchmarks/coreai_lowering.py measures it
 
 
 FORMATS = {
     "onnx": Format(_lower_onnx),
     "executorch": Format(_lower_executorch, True, _executorch_options),
     "coreml": Format(_lower_coreml),
-    "coreai": Format(_lower_coreai, optional={PACKAGE: RELEASE, "coreai-torch": "0.4.3"}, memory=4.9),  # benchmarks/coreai_lowering.py
+    "coreai": Format(_lower_coreai, optional={PACKAGE: RELEASE, "coreai-torch": "0.4.3"}, memory=4.9),
 }
 
 
