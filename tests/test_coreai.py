@@ -19,6 +19,7 @@ from export.formats import FORMATS, require_memory, require_supported
 from export.lowering.torch_modules import Sizes
 from export.lowering.torch_ops import TorchOps
 from export.lowering.torch_program import TorchProgram
+from export.pipeline import Request, export
 from export.recipes import RECIPES
 from export.schemes import INT4, INT8, Scheme
 from export.weights import MemoryWeights, Packed
@@ -275,3 +276,11 @@ def test_models_that_do_not_fit_the_memory_are_refused(tmp_path: Path) -> None:
     ):
         require_memory(["coreai"], tmp_path)
     require_memory(["onnx", "coreml"], tmp_path)  # which stream
+
+
+def test_an_export_that_does_not_fit_begins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "coreai", replace(FORMATS["coreai"], memory=1e12, optional={}))
+    request = Request("ios", "tiny", "int4", ["coreai"], 512, False, tmp_path / "build", tmp_path / "dist", [])
+    with pytest.raises(UserError, match="lowering to coreai takes"):
+        export(request)
+    assert not list(tmp_path.iterdir())
