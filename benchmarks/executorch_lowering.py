@@ -17,7 +17,8 @@ from tests import random_models as models
 
 def measure(layers: int) -> dict[str, float]:
     """In this process."""
-    from export.lowering.executorch_program import Sizes, lower_streamed
+    from export.lowering.executorch_program import lower_streamed
+    from export.lowering.torch_modules import Sizes
     from export.schemes import INT4
     from tests.parity import quantize
 

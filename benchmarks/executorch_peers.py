@@ -27,7 +27,8 @@ from export.lowering import executorch_program
 from export.lowering.executorch_modules import TextDecoder
 from export.lowering.executorch_ops import ExecutorchOps, Loader
 from export.lowering.executorch_patches import replaced
-from export.lowering.executorch_program import Sizes, write_executorch
+from export.lowering.executorch_program import write_executorch
+from export.lowering.torch_modules import Sizes
 from export.lowering.torch_ops import Cache, Step, _rotate
 from export.weights import Weights
 

@@ -62,8 +62,8 @@ def lower(name: str, quantized: Path, folder: Path, context: int) -> None:
     from benchmarks.executorch_peers import write_peer
     from export.checkpoint import CheckpointWeights
     from export.config import read_model
-    from export.lowering.executorch_program import Sizes
     from export.lowering.onnx_program import write_onnx
+    from export.lowering.torch_modules import Sizes
 
     weights = CheckpointWeights(quantized)
     model = read_model(weights.config)

@@ -12,7 +12,7 @@ from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.config import Model, read_model
 from export.facts import PROCESSOR_FILES, limits, sampling, tokens
 from export.folders import locked, put_in_place
-from export.formats import Lowering, lower, lower_twin
+from export.formats import FORMATS, Lowering, lower, lower_twin
 from export.media import golden_prompts
 from export.weights import KvScales
 from runtime import goldens
@@ -133,8 +133,13 @@ def _manifest(
         limits=limits(lowering, artifacts.values(), folder),
         tensors=order.record.tensors,
         goldens=recorded,
-        tools={name: version(name) for name in TOOLS},
+        tools={name: version(name) for name in _tools(order.formats)},
     )
+
+
+def _tools(formats: Sequence[str]) -> list[str]:
+    """Packages that had a part in a bundle of these formats."""
+    return [*TOOLS, *(package for name in formats for package in FORMATS[name].optional)]
 
 
 def _files(folder: Path) -> list[File]:

@@ -1,13 +1,16 @@
 """The formats that a bundle can hold. A new backend is one more row."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
+
+import psutil
 
 from export.checkpoint import CheckpointWeights
 from export.config import Model
-from export.folders import locked, put_in_place
+from export.folders import gigabytes, locked, put_in_place
 from export.lowering.onnx_genai import SPARE_SLOTS
 from export.lowering.onnx_ports import describe_onnx
 from export.lowering.onnx_program import write_onnx
@@ -16,9 +19,12 @@ from export.recipes import RECIPES, TARGETS, Recipe
 from export.weights import FloatTwin, KvScales
 from runtime.coreml_tools import coremltools
 from runtime.errors import UserError
+from runtime.installed import require_release
 from runtime.job import twin_folder
 from runtime.manifest import Artifact, LoadOptions
+from runtime.sessions.coreai import PACKAGE, RELEASE
 from runtime.sessions.executorch import artifact_files
+from runtime.sessions.reference import count_weights
 from runtime.weight_cache import cache_name, load_options
 
 
@@ -47,7 +53,8 @@ def _lower_onnx(job: Lowering, folder: Path) -> Artifact:
 
 def _lower_executorch(job: Lowering, folder: Path) -> Artifact:
     from export.lowering.executorch_ports import describe_executorch  # seconds to import
-    from export.lowering.executorch_program import Sizes, write_executorch
+    from export.lowering.executorch_program import write_executorch
+    from export.lowering.torch_modules import Sizes
 
     sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
     weights = FloatTwin(job.weights) if job.exact else job.weights
@@ -71,6 +78,17 @@ def _lower_coreml(job: Lowering, folder: Path) -> Artifact:
     return write_coreml(job.model, job.weights, folder, sizes, job.identity)
 
 
+def _lower_coreai(job: Lowering, folder: Path) -> Artifact:
+    with catch_warnings():
+        simplefilter("ignore")  # coreai-torch takes torch 2.13.0+cpu for a later one than 2.13.0
+        from export.lowering.coreai_program import write_coreai  # seconds to import
+    from export.lowering.torch_modules import Sizes
+
+    sizes = Sizes.of(job.model, job.checkpoint, job.context, job.kv_scales)
+    cache = cache_memory(job.model.text, _value_bytes(job), job.context, sizes.step - 1)
+    return Artifact(programs=write_coreai(job.model, job.weights, folder, sizes), cache=cache)
+
+
 def _executorch_options(folder: Path) -> LoadOptions:
     return load_options(cache_name(artifact_files(folder)))
 
@@ -82,12 +100,15 @@ class Format:
     lower: Lower
     twin_apart: bool = False  # the float twin is an artifact of its own, not another way to run the shipped one
     load_options: Callable[[Path], LoadOptions | None] = lambda folder: None  # for apps, from the folder written
+    optional: Mapping[str, str] = field(default_factory=dict)  # releases of packages that no other format needs
+    memory: float = 0  # bytes for each weight, where lowering holds them all; benchmarks/coreai_lowering.py measures it
 
 
 FORMATS = {
     "onnx": Format(_lower_onnx),
     "executorch": Format(_lower_executorch, True, _executorch_options),
     "coreml": Format(_lower_coreml),
+    "coreai": Format(_lower_coreai, optional={PACKAGE: RELEASE, "coreai-torch": "0.4.3"}, memory=4.9),
 }
 
 
@@ -149,9 +170,27 @@ def require_supported(recipe: Recipe, formats: Sequence[str]) -> None:
     """Before any work.
 
     Raises:
-        UserError: a format cannot hold what the recipe makes.
+        UserError: a format cannot hold what the recipe makes, or its packages are not installed.
     """
+    for package, release in (pair for name in formats for pair in FORMATS[name].optional.items()):
+        require_release(package, release)
     if "coreml" in formats and recipe.kv_bits == 8:
         others = ", ".join(other.name for other in RECIPES.values() if other.kv_bits != 8)
         raise UserError(f"recipe {recipe.name} has an int8 cache, format coreml an fp16 one, as Core ML's states are: "
                         f"choose one of {others}")  # fmt: skip
+
+
+def require_memory(formats: Sequence[str], checkpoint: Path) -> None:
+    """Before any work.
+
+    Args:
+        checkpoint: of the model, quantized or not.
+
+    Raises:
+        UserError: lowering to a format would take more memory than is free.
+    """
+    for name in (name for name in formats if FORMATS[name].memory):
+        needed, free = int(FORMATS[name].memory * count_weights(checkpoint)), psutil.virtual_memory().available
+        if needed > free:
+            raise UserError(f"lowering to {name} takes {gigabytes(needed)} of memory, {gigabytes(free)} are free: "
+                            f"leave {name} out, or export on a larger machine")  # fmt: skip

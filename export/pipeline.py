@@ -12,7 +12,7 @@ from rich.markup import escape
 from export.bundle import Order, Status, make_bundle
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
-from export.formats import choose_formats, require_supported
+from export.formats import choose_formats, require_memory, require_supported
 from export.models import find_model, model_name
 from export.quantize import quantize, quantized_bytes
 from export.recipes import find_recipe
@@ -61,6 +61,7 @@ def export(request: Request) -> Summary:
     require_supported(recipe, formats)
     gates, name = override(GATES, request.gates), model_name(request.model)
     source = open_source(find_model(request.model))
+    require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")

@@ -62,7 +62,7 @@ class Target:
 TARGETS = {
     "android": Target(("onnx", "executorch")),
     "desktop": Target(("onnx",), on_request=("executorch",)),
-    "ios": Target(("coreml",), on_request=("executorch",)),
+    "ios": Target(("coreml",), on_request=("executorch", "coreai")),
 }
 
 

@@ -1,10 +1,10 @@
 """coremltools, imported in one place: quietly, and only in the release that packages are written and checked with."""
 
 import logging
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.installed import require_release
 
 VERSION = "9.0"  # the MIL builder, the parser and the table of operators belong to a release
 
@@ -18,14 +18,7 @@ def coremltools() -> Any:
     Raises:
         UserError: it is not installed, or another release is.
     """
-    try:
-        found = version("coremltools")
-    except PackageNotFoundError:
-        raise UserError(f"coremltools is not installed: pip install coremltools=={VERSION}") from None
-    if found != VERSION:
-        raise UserError(
-            f"coremltools {found} is installed, packages are for {VERSION}: pip install coremltools=={VERSION}"
-        )
+    require_release("coremltools", VERSION)
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

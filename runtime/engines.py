@@ -7,6 +7,7 @@ from pathlib import Path
 from runtime.manifest import TensorDigest
 from runtime.readback import BITS, OnnxWeights
 from runtime.sessions.base import Session
+from runtime.sessions.coreai import CoreaiSession
 from runtime.sessions.coreml import CoremlSession
 from runtime.sessions.executorch import ExecutorchSession
 from runtime.sessions.genai import GenaiSession
@@ -34,7 +35,7 @@ class Engine:
     splits_media: bool = True  # takes media in any prefill, not in the first alone
     exact: Callable[[Path], Session] | None = None  # the same artifact without rounded activations: its float twin
     twin_apart: bool = False  # where `exact` runs another artifact, lowered from dequantized weights
-    rounds: Rounds = _mat_mul_n_bits
+    rounds: Rounds | None = _mat_mul_n_bits  # None: no activation is rounded to int8
     half: bool = False  # computes in fp16 instead of rounding to int8; keys and values of its twin are fp16 too
 
 
@@ -51,7 +52,9 @@ ENGINES = {
             CoremlSession.name,
             CoremlSession.open,
             exact=lambda folder: CoremlSession.open(folder, exact=True),
+            rounds=None,
             half=True,
         ),
     ),
+    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=None),),
 }

@@ -49,7 +49,7 @@ class Job:
 
     def blocks(self, engine: Engine, folder: Path) -> dict[str, int | None]:
         """Inputs that share a scale when the engine rounds them to int8, by the reference's linear modules."""
-        found = engine.rounds(folder, self.manifest.tensors)
+        found = engine.rounds(folder, self.manifest.tensors) if engine.rounds else {}
         return {HEAD if module == EMBEDDING else module: size for module, size in found.items()}
 
     def open_twin(self, engine: Engine, folder: Path) -> Session | None:

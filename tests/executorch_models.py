@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from export.config import Model
-from export.lowering.executorch_program import Sizes, constant_methods, lower_streamed, write
+from export.lowering.executorch_program import constant_methods, lower_streamed, write
+from export.lowering.torch_modules import Sizes
 from export.schemes import Scheme
 from export.weights import FloatTwin, Weights
 from runtime.sessions.executorch import ExecutorchSession

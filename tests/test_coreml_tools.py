@@ -6,13 +6,13 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from runtime import coreml_tools
+from runtime import installed
 from runtime.coreml_tools import VERSION, coremltools
 from runtime.errors import UserError
 
 
 def test_other_releases_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreml_tools, "version", lambda name: "8.3.0")
+    monkeypatch.setattr(installed, "version", lambda name: "8.3.0")
     with pytest.raises(UserError, match=rf"coremltools 8\.3\.0 is installed.*pip install coremltools=={VERSION}"):
         coremltools()
 
@@ -21,7 +21,7 @@ def test_absence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(coreml_tools, "version", absent)
+    monkeypatch.setattr(installed, "version", absent)
     with pytest.raises(UserError, match=f"not installed: pip install coremltools=={VERSION}"):
         coremltools()
 

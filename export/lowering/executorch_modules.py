@@ -6,7 +6,6 @@ one more channel, 1 inside an image and 0 elsewhere.
 
 from collections.abc import Callable
 from math import isqrt
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -18,26 +17,9 @@ from export.graph.decoder import decode, embed_tokens
 from export.graph.embedders import embed_audio, embed_image
 from export.graph.vocabulary import weights_of
 from export.lowering.executorch_ops import ExecutorchOps, Loader
+from export.lowering.torch_modules import ParameterTree
 from export.lowering.torch_ops import Step, new_caches
 from export.weights import KvScales
-
-
-class ParameterTree(nn.Module):
-    """Weights under their own names, for a trace that must own what it uses."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__()
-        for name, tensor in tensors.items():
-            *path, leaf = name.split(".")
-            node: nn.Module = self
-            for part in path:
-                if not hasattr(node, part):
-                    node.add_module(part, nn.Module())
-                node = getattr(node, part)
-            node.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
-
-    def find(self, name: str) -> Tensor:
-        return attrgetter(name)(self)
 
 
 class Method(nn.Module):

@@ -12,12 +12,12 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
     IntxUnpackedToInt8TensorActivationQuantization,
 )
 
+from export.lowering.torch_modules import DTYPES, scales_of
 from export.lowering.torch_ops import TorchOps
 from export.schemes import Scheme, unpack
 from export.weights import Packed, Weights
 
 ACTIVATIONS = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN
-DTYPES = {4: getattr(torch, "int4"), 8: torch.int8}  # noqa: B009  mypy's torch has no int4
 
 
 class ExecutorchOps(TorchOps):
@@ -32,11 +32,6 @@ class ExecutorchOps(TorchOps):
         if table.dtype == torch.uint8:
             return kernels.embedding_4bit.dtype(table, scales, None, -8, 7, ids, dtype=torch.float32)
         return kernels.embedding_byte.dtype(table, scales, None, -128, 127, ids, dtype=torch.float32)
-
-
-def scales_of(weight: str) -> str:
-    """Name of the scales of a packed embedding."""
-    return weight.removesuffix("weight") + "scales"
 
 
 @dataclass(frozen=True)

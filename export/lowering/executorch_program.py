@@ -32,37 +32,9 @@ from export.lowering.executorch_ops import Loader
 from export.lowering.executorch_patches.fast import fast
 from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_streams import Sources
-from export.weights import KvScales, Weights
+from export.lowering.torch_modules import Sizes
+from export.weights import Weights
 from runtime.sessions.executorch import DATA_FILE, FILE
-
-SHORTEST_STEP = 256  # positions that a step holds at least
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What memory is planned for."""
-
-    context: int  # positions
-    step: int  # positions of one call of text_decoder, and so of an image
-    image_tokens: int  # of one image
-    audio_tokens: int  # of one clip
-    kv_scales: KvScales | None = None  # with them the caches are int8
-
-    @property
-    def image_side(self) -> int:
-        """Soft tokens along one: twice the side of a square image, which bounds the memory planned for."""
-        return min(2 * isqrt(self.image_tokens), self.image_tokens)
-
-    @classmethod
-    def of(cls, model: Model, checkpoint: Path, context: int, kv_scales: KvScales | None = None) -> "Sizes":
-        """A step holds any image that the checkpoint's processor makes.
-
-        A longer one would cost memory, in the rings and in the scores of attention.
-        """
-        processor = _read(checkpoint / "processor_config.json")
-        image_tokens = processor.get("image_processor", {}).get("max_soft_tokens", 280)
-        step = max(SHORTEST_STEP, image_tokens if model.image else 0)
-        return cls(context, min(step, context), image_tokens, processor.get("audio_seq_length", 750), kv_scales)
 
 
 @dataclass(frozen=True)
@@ -93,10 +65,15 @@ def _token_embedding(model: Model, loader: Loader, sizes: Sizes) -> Traced:
     return Traced(TokenEmbedding(model.text, loader), (torch.zeros(1, 4, dtype=torch.long),), ({1: step},))
 
 
+def image_side(sizes: Sizes) -> int:
+    """Soft tokens along one: twice the side of a square image, which bounds the memory planned for."""
+    return min(2 * isqrt(sizes.image_tokens), sizes.image_tokens)
+
+
 def _vision_encoder(model: Model, loader: Loader, sizes: Sizes) -> Traced:
     assert model.image
     side = patch_side(model.image)
-    rows, columns = Dim("rows", min=1, max=sizes.image_side), Dim("columns", min=1, max=sizes.image_side)
+    rows, columns = Dim("rows", min=1, max=image_side(sizes)), Dim("columns", min=1, max=image_side(sizes))
     pixels = torch.zeros(1, 3, 2 * side, 3 * side)
     return Traced(VisionEncoder(model.image, loader), (pixels,), ({2: side * rows, 3: side * columns},))
 
@@ -127,7 +104,7 @@ def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> di
         "use_sdpa_with_kv_cache": False,
         "enable_dynamic_shape": True,
         "get_max_step": sizes.step,
-        "get_max_image_side": sizes.image_side,
+        "get_max_image_side": image_side(sizes),
         "get_pad_id": model.tokens.pad,
         "get_image_id": -1 if model.tokens.image is None else model.tokens.image,
         "get_audio_id": -1 if model.tokens.audio is None else model.tokens.audio,

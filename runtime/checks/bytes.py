@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 
-from runtime import readback, readback_coreml, readback_executorch
+from runtime import readback, readback_coreai, readback_coreml, readback_executorch
 from runtime.job import Job
 from runtime.manifest import Measure
 
 READERS = {
-    "onnx": readback.differences, "executorch": readback_executorch.differences, "coreml": readback_coreml.differences,
-}  # by format  # fmt: skip
+    "onnx": readback.differences,
+    "executorch": readback_executorch.differences,
+    "coreml": readback_coreml.differences,
+    "coreai": readback_coreai.differences,
+}  # by format
 NAMED = 3  # differences spelled out
 
 

@@ -173,7 +173,7 @@ def _shipped(job: Job, engine: Engine, want: Readings, got: Readings, in_torch: 
 
 
 def _torch(engine: Engine) -> str:
-    return "fp16 in torch" if engine.half else "int8 in torch"
+    return "fp16 in torch" if engine.half else "int8 in torch" if engine.rounds else "fp32 in torch"
 
 
 def _top_1_gate(job: Job, engine: Engine, want: Readings, got: Readings, in_torch: Readings) -> tuple[Gate, str]:

@@ -22,8 +22,8 @@ def run(job: Job) -> Iterator[Measure]:
     """Of each engine that rounds activations to int8, against the same arithmetic in torch."""
     pairs, bound = list(islice(_pairs(job), PAIRS)), job.gates["row_median"].bound
     for engine, folder in job.engines():
-        if engine.half:
-            continue  # rounds nothing to int8
+        if engine.rounds is None:
+            continue
         job.status(f"{engine.name}: int8 arithmetic")
         wanted = _read(job.reference.variant(job.blocks(engine, folder), job.kv_scales), pairs)
         rows = metrics.row_rms(wanted, _read(engine.open(folder), pairs))

@@ -11,8 +11,9 @@ from runtime.manifest import Artifact, Host, Port, Program, Tokens, read_manifes
 from runtime.mil import Package
 from runtime.sessions import coreml_native
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.coreml_host import Call, Embedding, inputs_of, number_blocks, plan_calls
+from runtime.sessions.coreml_host import Call, Embedding, inputs_of, plan_calls
 from runtime.sessions.coreml_native import NativePackage
+from runtime.sessions.steps import number_blocks
 
 FORMAT = "coreml"
 Runner = Package | NativePackage

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.manifest import Attention, Host, Table
-from runtime.sessions.steps import steps
+from runtime.sessions.steps import NONE, steps
 
 Inputs = dict[str, NDArray]
-NONE = -1  # block of positions outside images
 CODES, SCALES = np.dtype("u1"), np.dtype("<f2")
 
 
@@ -81,12 +80,6 @@ def plan_calls(start: int, blocks: NDArray[np.int64], host: Host) -> Iterator[Ca
     """
     for begin, end in steps(blocks != NONE, host.prefill):
         yield Call(start + begin, blocks[begin:end], 1 if end - begin == 1 else host.prefill)
-
-
-def number_blocks(vision: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """bool [T], positions of images -> int [T]: images counted from 0, each a run of positions, and NONE elsewhere."""
-    starts = vision & ~np.concatenate(([False], vision[:-1]))
-    return np.where(vision, np.cumsum(starts) - 1, NONE)
 
 
 def inputs_of(call: Call, host: Host) -> Inputs:

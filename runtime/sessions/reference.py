@@ -129,15 +129,20 @@ class ReferenceSession:
 
 def memory_shortage(checkpoint: Path) -> str | None:
     """Why the fp32 model does not fit this machine's free memory, or None."""
+    needed, free = 4 * count_weights(checkpoint), psutil.virtual_memory().available
+    if needed < SHARE_OF_MEMORY * free:
+        return None
+    return f"the fp32 reference takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
+
+
+def count_weights(checkpoint: Path) -> int:
+    """Of a checkpoint's model, as its config has it; a weight that is tied to another counts once."""
     allow_torchvision()
     from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
 
     with torch.device("meta"):
         model = Gemma4UnifiedForConditionalGeneration(AutoConfig.from_pretrained(checkpoint))
-    needed, free = 4 * sum(weight.numel() for weight in model.parameters()), psutil.virtual_memory().available
-    if needed < SHARE_OF_MEMORY * free:
-        return None
-    return f"the fp32 reference takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 
+NONE = -1  # block of positions outside images
+
 
 def steps(inside: NDArray[np.bool_], longest: int) -> Iterator[tuple[int, int]]:
     """Cuts a prompt into steps of at most so many positions, none of them inside an image.
@@ -27,3 +29,9 @@ def steps(inside: NDArray[np.bool_], longest: int) -> Iterator[tuple[int, int]]:
                             "or export the bundle again with more soft tokens for an image")  # fmt: skip
         yield start, stop
         start = stop
+
+
+def number_blocks(vision: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """bool [T], positions of images -> int [T]: images counted from 0, each a run of positions, and NONE elsewhere."""
+    starts = vision & ~np.concatenate(([False], vision[:-1]))
+    return np.where(vision, np.cumsum(starts) - 1, NONE)
