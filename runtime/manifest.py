@@ -18,6 +18,7 @@ SCHEMA_FILE = "manifest.schema.json"
 
 
 LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name
+ReferenceKind = Literal["whole", "streamed"]  # transformers' model in memory, or its layers loaded one at a time
 
 
 class Record(BaseModel):
@@ -196,6 +197,7 @@ class Golden(Record):
     modality: Literal["text", "image", "audio", "long"]
     file: str
     tensors: str
+    reference: ReferenceKind = "whole"  # that made it
 
 
 class Measure(Record):
@@ -217,6 +219,7 @@ class Verification(Record):
 
     ran: list[str]  # names of checks
     skipped: dict[str, str]  # name of check to the reason
+    reference: ReferenceKind | None = None  # that checks compared with; None: they needed none
     measures: list[Measure]
     passed: bool
 
