@@ -51,8 +51,7 @@ def test_prefill_and_decode_return_last_logits(session: ReferenceSession) -> Non
 
 def test_image_blocks_see_themselves_in_sliding_layers_only(session: ReferenceSession) -> None:
     prompt = media_prompt(1, 0, 3)
-    session._ids = prompt.inputs.input_ids
-    masks = session._masks(prompt.length)
+    masks = session.past.extend(prompt.inputs.input_ids)["attention_mask"]
     seen = {kind: mask[0, 0] == 0 for kind, mask in masks.items()}
     image = np.flatnonzero(prompt.inputs.input_ids == MEDIA.image)
     first, last = image[0], image[-1]

@@ -121,6 +121,7 @@ class Answers:
         logits = self._kept[arithmetic]
         read = [ends(probe, self.job.media, engine.splits_media) for probe in self.probes]
         starts = np.cumsum([0, *map(len, self._positions)])
-        places = [start + np.searchsorted(*pair) for start, *pair in zip(starts, self._positions, read, strict=False)]
+        places = [start + np.searchsorted(all_, some)
+                  for start, all_, some in zip(starts, self._positions, read, strict=False)]  # fmt: skip
         chosen = np.take(logits, np.concatenate(places), 0, scratch(sum(map(len, read)), logits.shape[1]), "clip")
         return by_modality(self.probes, chosen, [len(positions) for positions in read])

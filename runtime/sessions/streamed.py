@@ -181,8 +181,12 @@ class StreamedModel:
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
-        """A decoder layer with its weights, for as long as it is used."""
-        yield self._fill(copy.deepcopy(self._layers[index]), f"{LAYERS}.{index}.")
+        """A decoder layer with its weights, which go when the context does, whoever still knows the layer."""
+        layer = self._fill(copy.deepcopy(self._layers[index]), f"{LAYERS}.{index}.")
+        try:
+            yield layer
+        finally:
+            layer.to_empty(device="meta")
 
     def begin(self, inputs: ModelInputs, past: Past) -> Flow:
         """Embeddings, soft tokens in place, by transformers' own forward."""
