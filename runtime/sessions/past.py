@@ -42,6 +42,11 @@ class Past:
         positions = torch.arange(len(self.ids) - len(ids), len(self.ids))[None]
         return {"attention_mask": self._masks(positions), "position_ids": positions}
 
+    def compact(self, index: int) -> None:
+        """Frees what a sliding layer's cache no longer shows: its tensors are views of all that went in."""
+        layer = self.cache.layers[index]
+        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+
     def _masks(self, positions: Tensor) -> dict[str, Tensor]:
         """Those of generate(): image blocks see all of themselves in sliding layers only.
 

@@ -119,16 +119,35 @@ def tensors_of(inputs: ModelInputs, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def memory_shortage(checkpoint: Path) -> str | None:
-    """Why the fp32 model does not fit this machine's free memory, or None."""
-    allow_torchvision()
-    from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+    """Why the fp32 model does not fit this machine's free memory, or None.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
+    config = read_config(checkpoint)
+    from transformers import Gemma4UnifiedForConditionalGeneration
 
     with torch.device("meta"):
-        model = Gemma4UnifiedForConditionalGeneration(AutoConfig.from_pretrained(checkpoint))
+        model = Gemma4UnifiedForConditionalGeneration(config)
     needed, free = 4 * sum(weight.numel() for weight in model.parameters()), psutil.virtual_memory().available
     if needed < SHARE_OF_MEMORY * free:
         return None
     return f"the fp32 reference takes {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free"
+
+
+def read_config(checkpoint: Path) -> Any:
+    """transformers' config of the model, with eager attention.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
+    allow_torchvision()
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:

@@ -17,15 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from runtime.errors import UserError
 from runtime.greedy import Greedy
 from runtime.manifest import Tokens
 from runtime.scratch import scratch
 from runtime.sessions.base import ModelInputs, Positions
 from runtime.sessions.past import Past, Scales
-from runtime.sessions.reference import Blocks, enough_threads, int8_activations, round_inputs, tensors_of
+from runtime.sessions.reference import Blocks, enough_threads, int8_activations, read_config, round_inputs, tensors_of
 from runtime.tensors import Tensors
-from runtime.torchvision_shim import allow_torchvision
 
 HEAD = "lm_head"
 EMBEDDING = "model.language_model.embed_tokens.weight"
@@ -128,13 +126,15 @@ class Flow:
     rotations: dict[str, tuple[Tensor, Tensor]]  # likewise: cos and sin
 
     def through(self, layer: nn.Module, index: int, keep: bool) -> None:
-        """One layer on; without `keep`, its keys and values go at once."""
+        """One layer on; with `keep`, its keys and values stay in the past, otherwise they go at once."""
         kind = self.past.config.text_config.layer_types[index]
         self.hidden = layer(
             self.hidden, shared_kv_states=self.shared, position_embeddings=self.rotations[kind],
             attention_mask=self.masks[kind], past_key_values=self.past.cache,
         )  # fmt: skip
-        if not keep:
+        if keep:
+            self.past.compact(index)
+        else:
             self.past.cache.layers[index] = None
 
 
@@ -229,16 +229,13 @@ class MappedEmbedding(nn.Module):
 
 
 def _without_weights(checkpoint: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """transformers' model on no device, ready for packed weights if the checkpoint has some, and what unpacks them."""
-    allow_torchvision()
-    from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+    """transformers' model of tensors without values, made for packed weights if the checkpoint has some; and what
+    unpacks those, if any.
+    """
+    from transformers import Gemma4UnifiedForConditionalGeneration
     from transformers.quantizers.auto import get_hf_quantizer
 
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, attn_implementation="eager")
-        quantizer, config, _ = get_hf_quantizer(config, None, None, None, {})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None
+    quantizer, config, _ = get_hf_quantizer(read_config(checkpoint), None, None, None, {})
     with torch.device("meta"), redirect_stderr(StringIO()):  # progress bars
         model = Gemma4UnifiedForConditionalGeneration(config)
         if quantizer:
