@@ -19,7 +19,7 @@ from export.sources import open_source
 from runtime.errors import UserError
 from runtime.manifest import Tokens
 from runtime.sessions.reference import ReferenceSession
-from runtime.sessions.streamed import StreamedModel, StreamedReference
+from runtime.sessions.streamed import Step, StreamedModel, StreamedReference
 from tests import random_models as models
 from tests.random_models import Prompt, media_prompt, random_config, random_model, reference_logits, text_prompt
 
@@ -221,6 +221,15 @@ def test_keys_and_values_are_let_go(streamed: StreamedReference) -> None:
     with torch.inference_mode(), streamed.model.layer(0) as layer:
         streamed.model.begin(PROMPTS[0].inputs, past).through(layer, 0, keep=False)
     assert past.cache.layers[0] is None and past.cache.layers[1] is not None
+
+
+def test_kept_caches_hold_a_window_and_no_more(streamed: StreamedReference) -> None:
+    """A slice of all keys would keep them all."""
+    past = streamed._past()
+    streamed._run([Step(PROMPTS[0].inputs, past)], [[-1]], keep=True)
+    lengths = {kind: layer.keys.untyped_storage().nbytes() // layer.keys[:, :, :1].nbytes
+               for kind, layer in zip(past.config.text_config.layer_types, past.cache.layers, strict=True)}  # fmt: skip
+    assert lengths == {"sliding_attention": 15, "full_attention": 60}
 
 
 @pytest.mark.parametrize("damage", ["config", "absent", "cut", "index"])
