@@ -1,10 +1,11 @@
 """How long the streamed reference takes at the 12B's real widths, and in how much memory.
 
     python -m benchmarks.streamed_reference [--layers 6] [--recipe int4] [--folder build/benchmark] [--keep]
+    python -m benchmarks.streamed_reference --layers 48 --zeros
 
 Random weights, of the source checkpoint and of the quantized one, each in a process of its own. A batch of texts is
 read, then each is continued by a few tokens; what a layer takes is carried over to 48 of them. Seconds are those of the
-processor: set OMP_NUM_THREADS=1.
+processor: set OMP_NUM_THREADS=1. A checkpoint of zeros takes no disk, so that memory can be measured at all layers.
 """
 
 import json
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -42,20 +43,29 @@ def main(
     recipe: Annotated[str, typer.Option()] = "int4",
     folder: Annotated[Path, typer.Option(help="Of the checkpoints.")] = Path("build/benchmark"),
     keep: Annotated[bool, typer.Option(help="Leave them there, to be used again.")] = False,
+    zeros: Annotated[bool, typer.Option(help="No weights but zeros, nothing quantized.")] = False,
     here: Annotated[Path | None, typer.Option(hidden=True, help="Measure this checkpoint in this process.")] = None,
 ) -> None:
     if here:
         print(json.dumps(measure(here)))
         return
-    source, quantized = folder / f"source-{layers}", folder / f"quantized-{recipe}-{layers}"
-    if not source.is_dir():
-        write_checkpoint(source, layers)
-    quantize(open_source(source), find_recipe(recipe), "random", quantized)
-    for checkpoint in (source, quantized):
+    for checkpoint in _checkpoints(folder, layers, recipe, zeros):
         command = [sys.executable, "-m", "benchmarks.streamed_reference", "--here", str(checkpoint)]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1], flush=True)
     if not keep:
         shutil.rmtree(folder)
+
+
+def _checkpoints(folder: Path, layers: int, recipe: str, zeros: bool) -> Iterator[Path]:
+    """Written where they are not there yet."""
+    source = folder / f"{'zeros' if zeros else 'source'}-{layers}"
+    if not source.is_dir():
+        write_checkpoint(source, layers, zeros)
+    yield source
+    if not zeros:
+        quantized = folder / f"quantized-{recipe}-{layers}"
+        quantize(open_source(source), find_recipe(recipe), "random", quantized)
+        yield quantized
 
 
 def measure(checkpoint: Path) -> dict[str, object]:

@@ -27,13 +27,20 @@ class Tensors:
             files = {name: safe_open(folder / name, framework="pt") for name in _files(folder)}
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder}: its weights do not open ({error}); download or quantize them again") from None
+        self.folder = folder
         self._places = {module_name(key): (file, key) for file in files.values() for key in file.offset_keys()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
     def __getitem__(self, name: str) -> Tensor:
-        """In its own dtype, backed by the file."""
+        """In its own dtype, backed by the file.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if name not in self._places:
+            raise UserError(f"{self.folder} has no {name}: download or quantize its weights again")
         file, key = self._places[name]
         return file.get_tensor(key)
 

@@ -157,15 +157,30 @@ def change_the_image_embedder(weights: dict[str, torch.Tensor]) -> None:
     weights[name][3] *= 1.5
 
 
+def rewrite(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """The source with other weights."""
+    files = set(json.loads((source / "model.safetensors.index.json").read_text())["weight_map"].values())
+    weights = {key: tensor for file in files for key, tensor in load_file(source / file).items()}
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text((source / "config.json").read_text())
+
+
 @pytest.mark.parametrize("spoil", [swap_layers, swap_tensors, change_a_norm, change_the_image_embedder])
 def test_other_weights_are_seen(source: Path, tmp_path: Path, spoil: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    names = set(json.loads((source / "model.safetensors.index.json").read_text())["weight_map"].values())
-    weights = {key: tensor for name in names for key, tensor in load_file(source / name).items()}
-    spoil(weights)
-    save_file(weights, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    rewrite(source, tmp_path, spoil)
     wanted = read_all(ReferenceSession.open(source))
     assert max(errors(read_all(StreamedReference.open(tmp_path)), wanted)) > 1000 * BAR
+
+
+@pytest.mark.parametrize("name", [f"{LAYER.format(2)}mlp.up_proj.weight", "model.language_model.norm.weight",
+                                  "model.language_model.embed_tokens.weight"])  # fmt: skip
+def test_missing_weights_are_named(source: Path, tmp_path: Path, name: str) -> None:
+    """transformers itself would go on with random ones."""
+    rewrite(source, tmp_path, lambda weights: weights.pop(name))
+    with pytest.raises(UserError, match=name.rsplit(".", 2)[1]) as caught:
+        read_all(StreamedReference.open(tmp_path))
+    assert "\n" not in str(caught.value) and tmp_path.name in str(caught.value)
 
 
 def test_the_masks_of_plain_forward_are_others(source: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from runtime.errors import UserError
 from runtime.greedy import Greedy
 from runtime.manifest import Tokens
 from runtime.scratch import scratch
@@ -171,10 +172,19 @@ class StreamedModel:
         return layers, self._fill(norm, "model.language_model.norm.")
 
     def _fill(self, module: nn.Module, prefix: str) -> nn.Module:
-        """With weights in the model's dtype, packed ones dequantized as `load_model` does."""
+        """With weights in the model's dtype, packed ones dequantized as `load_model` does.
+
+        Raises:
+            UserError: weights are missing or of other shapes.
+        """
         stored = self.tensors.under(prefix)
         tensors = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in stored.items()}
-        module.load_state_dict(tensors, assign=True)
+        try:
+            module.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split("\n", 1)[-1].split())
+            raise UserError(f"{self.tensors.folder}: weights of {prefix[:-1]} are not those that config.json asks for "
+                            f"({reason}): download or quantize them again") from None  # fmt: skip
         if self._quantizer:
             dequantize(module, self._quantizer)
         return module.eval().requires_grad_(False)
