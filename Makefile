@@ -5,6 +5,7 @@ MODEL   ?= tiny
 RECIPE  ?= int4
 FORMATS ?=
 CONTEXT ?= 8192
+REFERENCE ?= whole
 BUNDLE  ?= dist/$(TARGET)/$(notdir $(MODEL))-$(RECIPE)
 
 PYTHON ?= python3
@@ -15,10 +16,10 @@ READY  := $(VENV)/.ready
 .PHONY: export verify test lint clean
 
 export: $(READY)
-	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT)
+	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE)
 
 verify: $(READY)
-	$(RUN) -m runtime verify $(BUNDLE)
+	$(RUN) -m runtime verify $(BUNDLE) --reference $(REFERENCE)
 
 test: $(READY)
 	$(RUN) -m pytest

@@ -20,8 +20,11 @@ TEXT = {  # the keys of the published config.json
 }  # fmt: skip
 
 
-def write_checkpoint(folder: Path, layers: int) -> int:
-    """Writes `layers` decoder layers (of 48), embedding and media embedders as bf16; returns the bytes of weights."""
+def write_checkpoint(folder: Path, layers: int, zeros: bool = False) -> int:
+    """Writes `layers` decoder layers (of 48), embedding and media embedders as bf16; returns the bytes of weights.
+
+    With `zeros` all are zero, and 48 layers take no disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": "gemma4_unified", "architectures": ["Gemma4UnifiedForConditionalGeneration"],
               "text_config": TEXT | {"num_hidden_layers": layers, "layer_types": _kinds(layers)},
@@ -33,7 +36,10 @@ def write_checkpoint(folder: Path, layers: int) -> int:
     for name, entries in zip(names, shards, strict=True):
         with ShardWriter(folder / name, entries) as writer:
             for entry in entries:
-                _write(writer, entry, generator)
+                if zeros:
+                    writer.leave_zero(entry.key)
+                else:
+                    _write(writer, entry, generator)
     weight_map = {entry.key: name for name, entries in zip(names, shards, strict=True) for entry in entries}
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return sum(entry.bytes for entries in shards for entry in entries)

@@ -20,9 +20,19 @@ from runtime.checks.files import sha256
 from runtime.errors import GateError
 from runtime.gates import GATES, Gates
 from runtime.goldens import GoldenPrompt
-from runtime.manifest import FORMAT_VERSION, Artifact, File, Golden, Manifest, Verification, write_manifest
+from runtime.manifest import (
+    FORMAT_VERSION,
+    Artifact,
+    File,
+    Golden,
+    Manifest,
+    ReferenceKind,
+    Verification,
+    write_manifest,
+)
 from runtime.prompt import Prompter
-from runtime.sessions.reference import ReferenceSession, memory_shortage
+from runtime.references import choose_kind, open_reference
+from runtime.sessions.reference import memory_shortage
 from runtime.verify import verify
 
 TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai",
@@ -41,6 +51,12 @@ class Order:
     source: Path
     context: int  # positions
     data_file: bool = False  # ExecuTorch's weights in a file beside the program
+    reference: ReferenceKind = "whole"
+
+    @property
+    def kind(self) -> ReferenceKind:
+        """Of the reference that there can be."""
+        return choose_kind(self.quantized, self.reference)
 
 
 def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES) -> Manifest:
@@ -55,8 +71,9 @@ def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES
         partial.mkdir()
         manifest = _write(order, partial, status)
         found = verify(
-            partial, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}")
-        )
+            partial, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}"),
+            reference=order.reference,
+        )  # fmt: skip
         manifest = manifest.model_copy(update={"verification": found})
         write_manifest(partial, manifest)
         if not found.passed:
@@ -79,7 +96,7 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
         if (order.quantized / name).exists():
             shutil.copyfile(order.quantized / name, folder / name)
     status("recording goldens")
-    recorded = _record_goldens(order, model, folder)
+    recorded = _record_goldens(order, model, folder, status)
     status("calibrating the cache")
     kv_scales = _kv_scales(order, model, weights, recorded, folder)
     context = min(order.context, model.text.context)
@@ -89,13 +106,14 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
     return manifest
 
 
-def _record_goldens(order: Order, model: Model, folder: Path) -> list[Golden]:
-    if memory_shortage(order.quantized):
+def _record_goldens(order: Order, model: Model, folder: Path, status: Status) -> list[Golden]:
+    kind, prompter = order.kind, Prompter(folder)
+    if kind == "none":
         return []  # verification says so
-    prompter = Prompter(folder)
+    reference = open_reference(order.quantized, kind, status=lambda text: status(f"recording goldens: {text}"))
     with TemporaryDirectory() as made:
         prompts: list[GoldenPrompt] = golden_prompts(model, prompter, Path(made))
-        return goldens.record(prompts, folder, prompter, ReferenceSession.open(order.quantized), tokens(folder))
+        return goldens.record(prompts, folder, prompter, reference, tokens(folder), goldens.STEPS[kind], kind)
 
 
 def _kv_scales(
@@ -112,7 +130,7 @@ def _lower_all(order: Order, lowering: Lowering, folder: Path, status: Status) -
     for name in order.formats:
         status(f"lowering to {name}")
         artifacts[name] = lower(name, lowering, folder)
-        if not memory_shortage(order.quantized):
+        if order.kind != "none" and not memory_shortage(order.quantized):
             status(f"lowering to {name}: float twin")
             lower_twin(name, lowering)
     return artifacts

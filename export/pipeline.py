@@ -19,6 +19,7 @@ from export.recipes import find_recipe
 from export.sources import open_source
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
+from runtime.references import find_kind
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Request:
     build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
     dist: Path  # bundles go to dist/<target>/<model>-<recipe>
     gates: Sequence[str]  # name=value
+    reference: str = "whole"  # or none, or streamed
 
 
 class Summary(Record):
@@ -59,6 +61,7 @@ def export(request: Request) -> Summary:
     begun = time.monotonic()
     formats, recipe = choose_formats(request.target, request.formats), find_recipe(request.recipe)
     require_supported(recipe, formats)
+    kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
     source = open_source(find_model(request.model))
     require_memory(formats, source.folder)
@@ -67,7 +70,7 @@ def export(request: Request) -> Summary:
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
     record = quantize(source, recipe, name, quantized)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
-                  request.data_file)  # fmt: skip
+                  request.data_file, kind)  # fmt: skip
     with _status() as status:
         manifest = make_bundle(order, bundle, status, gates)
     return _summarize(manifest, record, bundle, time.monotonic() - begun)

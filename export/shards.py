@@ -63,6 +63,10 @@ class ShardWriter:
         self._file.write(data)
         self._next[key] += len(data)
 
+    def leave_zero(self, key: str) -> None:
+        """Makes the rest of a tensor zeros, which take no room on most disks."""
+        self._next[key] = self._ends[key]
+
     def __enter__(self) -> Self:
         return self
 

@@ -15,14 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.core_model_loading import rename_source_key
 
 from runtime.errors import UserError
+from runtime.tensors import INDEX, MODEL_TYPE, SINGLE, module_name
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-MODEL_TYPE = "gemma4_unified"
 PACKED_SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
 
 
@@ -135,12 +131,6 @@ def read_header(path: Path) -> Iterator[Stored]:
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
            "I64": torch.int64, "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
-_RENAMINGS = get_checkpoint_conversion_mapping(MODEL_TYPE)
-
-
-def module_name(key: str) -> str:
-    """A published file's name for a tensor -> that of the transformers module's parameter."""
-    return rename_source_key(key, _RENAMINGS, [])[0]
 
 
 def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:

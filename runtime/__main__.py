@@ -31,15 +31,21 @@ def verify_command(
     evaluation: Annotated[Path | None, typer.Option(help="Held-out data [runtime/evaluation].")] = None,
     gate: Annotated[list[str] | None, typer.Option(help="name=value, overrides a bound; repeatable.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run this check only; repeatable.")] = None,
+    reference: Annotated[
+        str, typer.Option(help="none, whole (if it fits the memory) or streamed (slow, in 4 GB of memory).")
+    ] = "whole",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Exits 0 if all gates hold, 1 if one fails, 2 for bad input."""
     from runtime.gates import GATES, override  # torch, transformers and engines take seconds to import
+    from runtime.references import find_kind
     from runtime.verify import verify
 
     try:
         with progress() as status:
-            result = verify(bundle, quantized, source, evaluation, override(GATES, gate or []), only or [], status)
+            gates = override(GATES, gate or [])
+            kind = find_kind(reference)
+            result = verify(bundle, quantized, source, evaluation, gates, only or [], status, kind)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -20,13 +20,18 @@ from safetensors.numpy import load_file, save_file
 
 from runtime import manifest, metrics
 from runtime.errors import UserError
-from runtime.prompt import Message, Prompter, media_paths, user, with_paths
-from runtime.sessions.base import Logits, ModelInputs, Session
+from runtime.greedy import Greedy, choose, suppress
+from runtime.prompt import Message, Prompter, Rendered, media_paths, user, with_paths
+from runtime.references import Reference
+from runtime.sessions.base import ModelInputs, Session
 
 FOLDER = "goldens"
 TOP = 16  # logits kept of each step
 Modality = Literal["text", "image", "audio", "long"]
-STEPS = 32  # tokens generated, unless the turn ends before
+STEPS: dict[manifest.ReferenceKind, int] = {  # tokens generated, unless the turn ends before
+    "whole": 32,
+    "streamed": 8,  # each is a pass over all weights
+}
 
 
 @dataclass(frozen=True)
@@ -91,56 +96,34 @@ def _log_book(words: int) -> Iterator[str]:
 
 
 def record(
-    prompts: Sequence[GoldenPrompt], folder: Path, prompter: Prompter, reference: Session, tokens: manifest.Tokens,
-    steps: int = STEPS,
+    prompts: Sequence[GoldenPrompt], folder: Path, prompter: Prompter, reference: Reference, tokens: manifest.Tokens,
+    steps: int, kind: manifest.ReferenceKind = "whole",
 ) -> list[manifest.Golden]:  # fmt: skip
     """Runs the prompts and writes `folder`/goldens with copies of their media.
 
     Args:
         folder: of the bundle.
-        reference: session of the quantized checkpoint.
+        reference: of the quantized checkpoint.
         tokens: of the bundle's manifest; its `suppress` and `eos` apply.
         steps: largest number of tokens of each.
+        kind: of the reference.
     """
     (folder / FOLDER).mkdir(exist_ok=True)
-    return [_record(prompt, folder, prompter, reference, tokens, steps) for prompt in prompts]
+    messages = [_copy_media(prompt.messages, folder / FOLDER) for prompt in prompts]
+    rendered = [prompter(some, folder / FOLDER) for some in messages]
+    texts = reference.generate([one.inputs for one in rendered], tokens, steps)
+    goldens = [_golden(*parts, tokens) for parts in zip(prompts, messages, rendered, texts, strict=True)]
+    return [write(golden, folder, kind) for golden in goldens]
 
 
-def _record(
-    prompt: GoldenPrompt, folder: Path, prompter: Prompter, reference: Session, tokens: manifest.Tokens, steps: int
-) -> manifest.Golden:
-    messages = _copy_media(prompt.messages, folder / FOLDER)
-    rendered = prompter(messages, folder / FOLDER)
-    reference.reset()
-    chosen, logits = generate(reference, rendered.inputs, tokens, steps)
-    ids, values = metrics.top_k(logits, TOP)
-    gaps = metrics.top_gaps(suppress(logits, tokens.suppress)).tolist()
-    golden = Golden(prompt.name, prompt.modality, messages, rendered.text, rendered.inputs, chosen, gaps, ids, values)
-    return write(golden, folder)
-
-
-def generate(
-    session: Session, inputs: ModelInputs, tokens: manifest.Tokens, steps: int
-) -> tuple[list[int], NDArray[np.float32]]:
-    """Greedy tokens, the end-of-turn token included, and the logits [steps, vocabulary] that chose them."""
-    logits = [session.prefill(inputs)]
-    chosen = [choose(logits[0], tokens.suppress)]
-    while len(chosen) < steps and chosen[-1] not in tokens.eos:
-        logits.append(session.decode(chosen[-1]))
-        chosen.append(choose(logits[-1], tokens.suppress))
-    return chosen, np.stack(logits)
-
-
-def choose(logits: Logits, suppressed: Sequence[int]) -> int:
-    """The greedy token."""
-    return int(suppress(logits, suppressed).argmax())
-
-
-def suppress(logits: NDArray[np.float32], suppressed: Sequence[int]) -> NDArray[np.float32]:
-    """[..., vocabulary] with minus infinity at suppressed ids, as transformers' SuppressTokensLogitsProcessor."""
-    kept = logits.copy()
-    kept[..., list(suppressed)] = -np.inf
-    return kept
+def _golden(
+    prompt: GoldenPrompt, messages: list[Message], rendered: Rendered, text: Greedy, tokens: manifest.Tokens
+) -> Golden:
+    ids, values = metrics.top_k(text.logits, TOP)
+    gaps = metrics.top_gaps(suppress(text.logits, tokens.suppress)).tolist()
+    return Golden(
+        prompt.name, prompt.modality, messages, rendered.text, rendered.inputs, text.chosen, gaps, ids, values
+    )
 
 
 def _copy_media(messages: Sequence[Message], folder: Path) -> list[Message]:
@@ -153,13 +136,14 @@ def _copy_media(messages: Sequence[Message], folder: Path) -> list[Message]:
 # Files
 
 
-def write(golden: Golden, folder: Path) -> manifest.Golden:
+def write(golden: Golden, folder: Path, reference: manifest.ReferenceKind = "whole") -> manifest.Golden:
     """Both files; returns their entry in the manifest."""
     facts = {"name": golden.name, "modality": golden.modality, "messages": golden.messages, "text": golden.text,
              "tokens": golden.tokens, "gaps": [round(gap, 4) for gap in golden.gaps]}  # fmt: skip
     entry = manifest.Golden(
         name=golden.name, modality=golden.modality,
         file=f"{FOLDER}/{golden.name}.json", tensors=f"{FOLDER}/{golden.name}.safetensors",
+        reference=reference,
     )  # fmt: skip
     lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
     (folder / entry.file).write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -13,10 +13,10 @@ from runtime.engines import ENGINES, Engine
 from runtime.evaluation import Evaluation, read_evaluation
 from runtime.gates import Gate, Gates, measured
 from runtime.goldens import Golden
-from runtime.manifest import Manifest, Measure
+from runtime.manifest import Manifest, Measure, ReferenceKind
 from runtime.prompt import MediaTokens, Prompter
+from runtime.references import Reference, choose_kind, open_reference
 from runtime.sessions.base import Session
-from runtime.sessions.reference import ReferenceSession
 
 EMBEDDING, HEAD = "model.language_model.embed_tokens", "lm_head"  # one weight in the checkpoint
 
@@ -32,6 +32,7 @@ class Job:
     source: Path | None = None  # checkpoint
     evaluation: Path | None = None  # held-out data
     status: Callable[[str], None] = lambda text: None  # told what goes on
+    wanted_kind: ReferenceKind = "whole"  # of reference
     skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why
 
     def measure(
@@ -81,18 +82,26 @@ class Job:
         return [goldens.read(entry, self.bundle) for entry in self.manifest.goldens]
 
     @cached_property
-    def reference(self) -> ReferenceSession:
+    def kind(self) -> ReferenceKind:
+        """Of all references."""
+        return choose_kind(_there(self.quantized), self.wanted_kind)
+
+    @cached_property
+    def reference(self) -> Reference:
         """The quantized reference."""
-        return ReferenceSession.open(_there(self.quantized))
+        return self._open(self.quantized)
 
     @cached_property
-    def half_reference(self) -> ReferenceSession:
+    def half_reference(self) -> Reference:
         """The quantized reference in fp16."""
-        return ReferenceSession.open(_there(self.quantized), torch.float16)
+        return self._open(self.quantized, torch.float16)
 
     @cached_property
-    def source_reference(self) -> ReferenceSession:
-        return ReferenceSession.open(_there(self.source))
+    def source_reference(self) -> Reference:
+        return self._open(self.source)
+
+    def _open(self, checkpoint: Path | None, dtype: torch.dtype = torch.float32) -> Reference:
+        return open_reference(_there(checkpoint), self.kind, dtype, self.status)
 
     @cached_property
     def held_out(self) -> Evaluation | None:

@@ -18,6 +18,7 @@ SCHEMA_FILE = "manifest.schema.json"
 
 
 LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name
+ReferenceKind = Literal["none", "whole", "streamed"]  # transformers' model in memory, or loaded a layer at a time
 
 
 class Record(BaseModel):
@@ -208,6 +209,7 @@ class Golden(Record):
     modality: Literal["text", "image", "audio", "long"]
     file: str
     tensors: str
+    reference: ReferenceKind = "whole"  # that made it
 
 
 class Measure(Record):
@@ -229,6 +231,7 @@ class Verification(Record):
 
     ran: list[str]  # names of checks
     skipped: dict[str, str]  # name of check to the reason
+    reference: ReferenceKind = "none"  # that checks compared with
     measures: list[Measure]
     passed: bool
 

@@ -1,12 +1,22 @@
 """How far two models' logits are apart. Arrays are float [positions, vocabulary] unless said otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
+Doubles = NDArray[np.float64]
+
+AT_ONCE = 2**22  # values worked on in float64
+
+
+def _by_rows(measure: Callable[..., Doubles], *arrays: Array) -> Doubles:
+    """`measure` of a few rows at a time: a row of the 12B's logits has 262144 values, and thousands may lie on disk."""
+    rows = max(1, AT_ONCE // arrays[0].shape[-1])
+    parts = range(0, len(arrays[0]), rows)
+    return np.concatenate([measure(*(array[at : at + rows] for array in arrays)) for at in parts])
 
 
 def log_softmax(logits: Array) -> NDArray[np.float64]:
@@ -17,25 +27,35 @@ def log_softmax(logits: Array) -> NDArray[np.float64]:
 
 def kl_divergence(reference: Array, found: Array) -> NDArray[np.float64]:
     """[positions], nats: D(P || Q) = sum of P log(P / Q), P the reference (Kullback and Leibler 1951, eq. 2.2)."""
-    p, q = log_softmax(reference), log_softmax(found)
-    return np.maximum((np.exp(p) * (p - q)).sum(-1), 0)  # rounding can leave -1e-17
+
+    def divergence(reference: Array, found: Array) -> Doubles:
+        p, q = log_softmax(reference), log_softmax(found)
+        return np.maximum((np.exp(p) * (p - q)).sum(-1), 0)  # rounding can leave -1e-17
+
+    return _by_rows(divergence, reference, found)
 
 
 def relative_rms(reference: Array, found: Array) -> float:
     """sqrt(mean((x - r)^2) / mean(r^2)), over all positions at once."""
-    difference = found.astype(np.float64) - reference
-    return float(np.sqrt(np.mean(difference**2) / np.mean(reference.astype(np.float64) ** 2)))
+    error, energy = _by_rows(_squares, reference, found).sum(0)
+    return float(np.sqrt(error / energy))
 
 
 def row_rms(reference: Array, found: Array) -> NDArray[np.float64]:
     """[positions]: the same of each position by itself."""
-    difference = found.astype(np.float64) - reference
-    return np.sqrt((difference**2).mean(-1) / (reference.astype(np.float64) ** 2).mean(-1))
+    error, energy = _by_rows(_squares, reference, found).T
+    return np.sqrt(error / energy)
+
+
+def _squares(reference: Array, found: Array) -> Doubles:
+    """[positions, 2]: sums of (x - r)^2 and of r^2."""
+    difference, wanted = found.astype(np.float64) - reference, reference.astype(np.float64)
+    return np.stack([(difference**2).sum(-1), (wanted**2).sum(-1)], -1)
 
 
 def largest_difference(reference: Array, found: Array) -> float:
     """max |x - r|, in logits."""
-    return float(np.abs(found.astype(np.float64) - reference).max())
+    return float(_by_rows(lambda r, x: np.abs(x.astype(np.float64) - r).max(-1), reference, found).max())
 
 
 def top_1(reference: Array, found: Array) -> float:
@@ -50,7 +70,11 @@ def perplexity(logits: Array, tokens: NDArray[np.integer]) -> float:
 
 def token_log_probabilities(logits: Array, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
     """[n], nats: log P(token) of the tokens that followed."""
-    return np.take_along_axis(log_softmax(logits), np.asarray(tokens)[:, None], -1)[:, 0]
+
+    def of_tokens(logits: Array, tokens: NDArray[np.integer]) -> Doubles:
+        return np.take_along_axis(log_softmax(logits), tokens[:, None], -1)[:, 0]
+
+    return _by_rows(of_tokens, logits, np.asarray(tokens))
 
 
 @dataclass(frozen=True)
@@ -96,8 +120,7 @@ def compare_generated(
 
 def top_gaps(logits: Array) -> NDArray[np.float64]:
     """[positions]: the largest logit less the second largest."""
-    largest = np.partition(logits.astype(np.float64), -2, axis=-1)[:, -2:]
-    return largest[:, 1] - largest[:, 0]
+    return _by_rows(lambda some: np.diff(np.partition(some.astype(np.float64), -2)[:, -2:])[:, 0], logits)
 
 
 def top_k(logits: Array, count: int) -> tuple[NDArray[np.int64], Array]:

@@ -21,7 +21,7 @@ from runtime.checks import (
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
-from runtime.manifest import Measure, Verification, read_manifest
+from runtime.manifest import Measure, ReferenceKind, Verification, read_manifest
 from runtime.sessions.reference import memory_shortage
 
 QUANTIZED = Path("build/quantized")  # where exports leave quantized checkpoints
@@ -57,6 +57,7 @@ CRASHED = Gate(0, False, "checks that stopped with an error")
 def verify(
     bundle: Path, quantized: Path | None = None, source: Path | None = None, evaluation: Path | None = None,
     gates: Gates = GATES, only: Collection[str] = (), status: Callable[[str], None] = lambda text: None,
+    reference: ReferenceKind = "whole",
 ) -> Verification:  # fmt: skip
     """Runs every check whose inputs are at hand.
 
@@ -67,13 +68,14 @@ def verify(
         evaluation: folder with held-out data; by default the one that comes with this package.
         only: names of checks to run, instead of all.
         status: told what is going on, for people who wait.
+        reference: how checkpoints are run in transformers; what needs one that does not fit the memory is skipped.
 
     Raises:
         UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist.
     """
     for name in (name for name in only if name not in CHECKS):
         raise UserError(f"no check {name!r}; there are {', '.join(CHECKS)}")
-    job = make_job(bundle, quantized, source, evaluation, gates, status)
+    job = make_job(bundle, quantized, source, evaluation, gates, status, reference)
     if evaluation:
         _ = job.held_out  # unreadable data is bad input, not a failed check
     there = {
@@ -85,13 +87,18 @@ def verify(
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]
     measures = [measure for name in ran for measure in _run(name, wanted[name], job)]
-    skipped |= job.skipped
-    return Verification(ran=ran, skipped=skipped, measures=measures, passed=all(measure.passed for measure in measures))
+    return Verification(
+        ran=ran,
+        skipped=skipped | job.skipped,
+        reference=job.kind if any("quantized" in wanted[name].needs for name in ran) else "none",
+        measures=measures,
+        passed=all(measure.passed for measure in measures),
+    )
 
 
 def make_job(
     bundle: Path, quantized: Path | None, source: Path | None, evaluation: Path | None, gates: Gates,
-    status: Callable[[str], None],
+    status: Callable[[str], None], reference: ReferenceKind = "whole",
 ) -> Job:  # fmt: skip
     """Looks for what was not named, in its usual place."""
     for path in filter(None, (quantized, source, evaluation)):
@@ -106,6 +113,7 @@ def make_job(
         source=source or (_recorded_source(quantized) if quantized else None),
         evaluation=evaluation or _if_there(EVALUATION),
         status=status,
+        wanted_kind=reference,
     )
 
 
@@ -126,8 +134,15 @@ def _why_not(check: Check, job: Job) -> str | None:
     if missing := [need for need in check.needs if getattr(job, need) is None]:
         return f"needs --{' and --'.join(missing)}"
     if check.needs_goldens and not job.goldens:
-        return "the bundle holds no goldens: where it was made, the reference did not fit the memory"
-    return memory_shortage(job.quantized) if "quantized" in check.needs and job.quantized else None
+        return "the bundle holds no goldens"
+    return _why_no_reference(job) if "quantized" in check.needs else None
+
+
+def _why_no_reference(job: Job) -> str | None:
+    if job.kind != "none":
+        return None
+    shortage = memory_shortage(job.quantized) if job.quantized and job.wanted_kind == "whole" else None
+    return f"{shortage}; --reference streamed takes 4 GB, and hours" if shortage else "--reference none"
 
 
 def _run(name: str, check: Check, job: Job) -> list[Measure]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import goldens, metrics
+from runtime import goldens, greedy, metrics
 from runtime.errors import UserError
 from runtime.goldens import Golden
 from runtime.manifest import Tokens
@@ -53,15 +53,15 @@ def logits() -> np.ndarray:
 def golden(logits: np.ndarray) -> Golden:
     inputs = ModelInputs(np.array([2, 4, 6]), np.ones((1, 2, 3), np.float32), np.zeros((1, 2, 2), np.int64))
     ids, values = metrics.top_k(logits[:4], goldens.TOP)
-    gaps = metrics.top_gaps(goldens.suppress(logits[:4], [9])).tolist()
+    gaps = metrics.top_gaps(greedy.suppress(logits[:4], [9])).tolist()
     messages = [{"role": "user", "content": [{"type": "text", "text": "Grüße"}]}]
     return Golden("a", "image", messages, "<bos>Grüße", inputs, [7, 8, 5, 1], gaps, ids, values)
 
 
 def test_greedy_tokens_stop_at_the_turns_end(logits: np.ndarray) -> None:
     session = Scripted(logits)
-    tokens, found = goldens.generate(session, ModelInputs(np.array([2, 4])), TOKENS, 10)
-    assert tokens == [7, 8, 5, 1] and np.array_equal(found, logits[:4])
+    text = greedy.generate(session, ModelInputs(np.array([2, 4])), TOKENS, 10)
+    assert text.chosen == [7, 8, 5, 1] and np.array_equal(text.logits, logits[:4])
     assert session.fed == [2, 4, 7, 8, 5]
 
 

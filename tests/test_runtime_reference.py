@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from runtime.goldens import generate, suppress
+from runtime.greedy import generate, suppress
 from runtime.manifest import Tokens
 from runtime.prompt import MediaTokens, split
-from runtime.sessions.reference import ReferenceSession, int8_activations, load_model, round_to_int8, to_int8_steps
+from runtime.sessions.past import to_int8_steps
+from runtime.sessions.reference import ReferenceSession, int8_activations, load_model, round_to_int8
 from tests.random_models import TOKENS, Prompt, media_prompt, random_config, random_model, reference_logits, text_prompt
 
 MEDIA = MediaTokens(TOKENS["image_token_id"], TOKENS["audio_token_id"])
@@ -50,8 +51,7 @@ def test_prefill_and_decode_return_last_logits(session: ReferenceSession) -> Non
 
 def test_image_blocks_see_themselves_in_sliding_layers_only(session: ReferenceSession) -> None:
     prompt = media_prompt(1, 0, 3)
-    session._ids = prompt.inputs.input_ids
-    masks = session._masks(prompt.length)
+    masks = session.past.extend(prompt.inputs.input_ids)["attention_mask"]
     seen = {kind: mask[0, 0] == 0 for kind, mask in masks.items()}
     image = np.flatnonzero(prompt.inputs.input_ids == MEDIA.image)
     first, last = image[0], image[-1]
@@ -71,7 +71,7 @@ def test_generates_like_transformers(session: ReferenceSession) -> None:
     )  # fmt: skip
     tokens = Tokens(bos=2, eos=[], pad=0, suppress=SUPPRESSED, image=None, audio=None, video=None, begin_image=None,
                     end_image=None, begin_audio=None, end_audio=None)  # fmt: skip
-    assert generate(session, inputs, tokens, 24)[0] == made[0, ids.shape[1] :].tolist()
+    assert generate(session, inputs, tokens, 24).chosen == made[0, ids.shape[1] :].tolist()
 
 
 def test_suppressed_tokens_are_never_largest() -> None:
@@ -115,7 +115,7 @@ def test_int8_caches_hold_whole_steps(session: ReferenceSession) -> None:
     plain = session.score(prompt)
     rounding = session.variant(kv_scales=dict.fromkeys(layers, (0.01, 0.02)))
     rounded = rounding.score(prompt)
-    for keys, values, _ in rounding._cache:
+    for keys, values, _ in rounding.past.cache:
         assert torch.equal(keys, to_int8_steps(keys, 0.01)) and torch.equal(values, to_int8_steps(values, 0.02))
     assert 0 < np.abs(rounded - plain).max() < 0.2 * np.abs(plain).max()
 

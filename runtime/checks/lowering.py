@@ -5,138 +5,69 @@ would decode it. The reference scores the same sequence in one go.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle, groupby
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime import metrics
+from runtime.checks.probes import Answers, Probe, Readings, by_modality, cut, ends, make_probes
 from runtime.engines import Engine
 from runtime.gates import Gate
 from runtime.job import Job
 from runtime.manifest import Measure
-from runtime.prompt import append, split
-from runtime.sessions.base import ModelInputs, Session
-from runtime.sessions.reference import ReferenceSession
+from runtime.scratch import scratch
+from runtime.sessions.base import Logits, Session
 
-TEXT_POSITIONS = 400  # at least so many are decoded
-CONTINUATION = 64  # positions decoded after the prompts of other modalities
-STEPS = (5, 1, 24, 3)  # sizes of prefills, again and again
 SLACK = 1.1  # by which an engine's KL may exceed that of the same arithmetic in torch: roundings fall otherwise
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A sequence to be compared."""
-
-    modality: str
-    prompt: ModelInputs
-    continuation: NDArray[np.int64]
-
-    @property
-    def sequence(self) -> ModelInputs:
-        return append(self.prompt, self.continuation)
-
-
-@dataclass(frozen=True)
-class Readings:
-    """Logits [n, vocabulary] at some positions of the probes of a modality."""
-
-    modality: str
-    logits: NDArray[np.float32]
 
 
 def run(job: Job) -> Iterator[Measure]:
     """Of each engine, and of the float twins of those that have one, by modality."""
     probes = sorted(make_probes(job), key=lambda probe: probe.modality)
-    reference = job.reference.variant(kv_scales=job.kv_scales)
+    answers = Answers(job, probes)
     if job.kv_scales:
-        yield from _cache_cost(job, probes, reference)
+        yield from _cache_cost(job, answers)
     for engine, folder in job.engines():
-        wanted = _score(reference, probes, job, engine)
-        if twin := job.open_twin(engine, folder):
-            job.status(f"{engine.name}: float twin")
-            found = _run(twin, probes, job, engine)
-            exact = _score(reference.variant(half_cache=True), probes, job, engine) if engine.half else wanted
+        wanted, exact = answers.plain(engine), answers.unrounded(engine)
+        if found := _run_twin(job, engine, folder, probes):
             for pair in zip(exact, found, strict=True):
                 yield from _twin(job, engine, *pair)
+        in_torch = answers.rounded(engine, folder)
         job.status(f"{engine.name}: as shipped")
-        found = _run(engine.open(folder), probes, job, engine)
-        in_torch = _score(_same_arithmetic(job, engine, folder), probes, job, engine)
+        found = _read(engine.open(folder), probes, job, engine)
         for triple in zip(wanted, found, in_torch, strict=True):
             yield from _shipped(job, engine, *triple)
 
 
-def _same_arithmetic(job: Job, engine: Engine, folder: Path) -> ReferenceSession:
-    """The quantized reference, rounding as the engine does: what no kernel could avoid."""
-    if engine.half:
-        return job.half_reference
-    return job.reference.variant(job.blocks(engine, folder), job.kv_scales)
+def _run_twin(job: Job, engine: Engine, folder: Path, probes: Sequence[Probe]) -> list[Readings]:
+    """Nothing of an engine that has no float twin. It is closed before what ships is opened."""
+    twin = job.open_twin(engine, folder)
+    job.status(f"{engine.name}: float twin")
+    return _read(twin, probes, job, engine) if twin else []
 
 
-# Probes
+def _read(session: Session, probes: Sequence[Probe], job: Job, engine: Engine) -> list[Readings]:
+    """The engine's logits."""
+    rows = np.array([len(ends(probe, job.media, engine.splits_media)) for probe in probes])
+    logits: NDArray[np.float32] | None = None
+    for row, found in enumerate(found for probe in probes for found in _feed(session, probe, job, engine)):
+        logits = scratch(rows.sum(), len(found)) if logits is None else logits
+        logits[row] = found
+    assert logits is not None
+    return by_modality(probes, logits, rows)
 
 
-def make_probes(job: Job) -> Iterator[Probe]:
-    """Held-out text in pieces that fit the window; goldens of other modalities, continued with it."""
-    text, bos = _text(job), job.manifest.tokens.bos
-    size = min(job.manifest.limits.sliding_window, TEXT_POSITIONS + STEPS[0]) - 1
-    for start in range(0, -(-TEXT_POSITIONS // (size - STEPS[0])) * size, size):
-        piece = np.array([bos, *np.take(text, range(start, start + size), mode="wrap")])
-        yield Probe("text", ModelInputs(piece[: STEPS[0]]), piece[STEPS[0] :])
-    for golden in (golden for golden in job.goldens if golden.modality != "text"):
-        continuation = np.array([*golden.tokens, *np.take(text, range(CONTINUATION), mode="wrap")])
-        yield Probe(golden.modality, golden.inputs, continuation[:CONTINUATION])
-
-
-def _text(job: Job) -> NDArray[np.int64]:
-    """Tokens of running text: held-out if at hand, else the long golden's."""
-    if job.held_out and job.held_out.texts:
-        return np.concatenate([job.prompter.encode(text) for text in job.held_out.texts])
-    return next(golden.inputs.input_ids[1:] for golden in job.goldens if golden.modality == "long")
-
-
-def _steps(probe: Probe, job: Job, engine: Engine) -> list[ModelInputs]:
-    """The prompt in uneven steps; whole for an engine that wants all media first."""
-    has_media = len(probe.prompt.arrays()) > 1
-    return [probe.prompt] if has_media and not engine.splits_media else split(probe.prompt, cycle(STEPS), job.media)
-
-
-def _ends(probe: Probe, job: Job, engine: Engine) -> NDArray[np.int64]:
-    """Positions whose logits `_read` returns."""
-    ends = np.cumsum([len(step.input_ids) for step in _steps(probe, job, engine)])
-    return np.concatenate([ends[-1:], ends, ends[-1] + np.arange(1, len(probe.continuation) + 1)]) - 1
-
-
-def _read(session: Session, probe: Probe, job: Job, engine: Engine) -> NDArray[np.float32]:
-    """Logits of the prompt prefilled at once, after each of its steps, and after each token decoded."""
+def _feed(session: Session, probe: Probe, job: Job, engine: Engine) -> Iterator[Logits]:
+    """After the prompt at once, after each of its steps and after each token that continues it."""
     session.reset()
-    logits = [session.prefill(probe.prompt)]
+    yield session.prefill(probe.prompt)
     session.reset()
-    logits += [session.prefill(step) for step in _steps(probe, job, engine)]
-    logits += [session.decode(int(token)) for token in probe.continuation]
-    return np.stack(logits)
-
-
-def _run(session: Session, probes: Sequence[Probe], job: Job, engine: Engine) -> list[Readings]:
-    return _by_modality(probes, [_read(session, probe, job, engine) for probe in probes])
-
-
-def _score(reference: ReferenceSession, probes: Sequence[Probe], job: Job, engine: Engine) -> list[Readings]:
-    """The reference's logits at the same positions."""
-    logits = []
-    for probe in probes:
-        reference.reset()
-        logits.append(reference.score(probe.sequence)[_ends(probe, job, engine)])
-    return _by_modality(probes, logits)
-
-
-def _by_modality(probes: Sequence[Probe], logits: Sequence[NDArray[np.float32]]) -> list[Readings]:
-    """Probes come sorted."""
-    pairs = groupby(zip(probes, logits, strict=True), lambda pair: pair[0].modality)
-    return [Readings(modality, np.concatenate([part for _, part in group])) for modality, group in pairs]
+    for step in cut(probe, job.media, engine.splits_media):
+        yield session.prefill(step)
+    for token in probe.continuation:
+        yield session.decode(int(token))
 
 
 # Measures
@@ -197,9 +128,9 @@ def _flips(job: Job, want: Readings, got: Readings) -> tuple[float, Gate, str]:
     return len(match.errors), job.gates["flips"], f"{len(match.near_ties)} near ties" if match.near_ties else ""
 
 
-def _cache_cost(job: Job, probes: Sequence[Probe], rounding: ReferenceSession) -> Iterator[Measure]:
+def _cache_cost(job: Job, answers: Answers) -> Iterator[Measure]:
     """What int8 keys and values cost by themselves."""
     engine, _ = next(job.engines())
-    for want, got in zip(*(_score(session, probes, job, engine) for session in (job.reference, rounding)), strict=True):
+    for want, got in zip(answers.exact_cache(engine), answers.plain(engine), strict=True):
         kl, kind = metrics.kl_divergence(want.logits, got.logits), want.modality
         yield job.measure("lowering", "cache_kl", float(kl.mean()), modality=kind, note=f"largest {kl.max():.1e}")

@@ -1,5 +1,6 @@
 """What every engine can do: take a prompt, hand out logits, go on token by token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]  # [vocabulary]
+Positions = NDArray[np.int64] | Sequence[int]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """The reference: transformers' own model in fp32, from a source checkpoint or a quantized one alike."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from runtime.errors import UserError
-from runtime.sessions.base import Logits, ModelInputs
+from runtime.greedy import Greedy, generate
+from runtime.manifest import Tokens
+from runtime.scratch import scratch
+from runtime.sessions.base import Logits, ModelInputs, Positions
+from runtime.sessions.past import Past, Scales
 from runtime.torchvision_shim import allow_torchvision
 
 Blocks = Mapping[str, int | None]
-Scales = Mapping[int, tuple[float, float]]  # of int8 keys and values, by layer
 SMALL = 10**8  # parameters
 SHARE_OF_MEMORY = 0.7  # of what is free, for weights: loading and logits take some too
-IMAGE_KIND, VIDEO_KIND = 1, 2  # in mm_token_type_ids
 
 
 class ReferenceSession:
@@ -71,19 +72,10 @@ class ReferenceSession:
 
     @property
     def position(self) -> int:
-        return len(self._ids)
+        return len(self.past.ids)
 
     def reset(self) -> None:
-        from transformers import DynamicCache
-
-        self._ids = np.zeros(0, np.int64)
-        self._cache = DynamicCache(config=self.model.config)
-        if self.kv_scales:
-            for index, layer in enumerate(self._cache.layers):
-                _round_cache(layer, *(partial(to_int8_steps, scale=scale) for scale in self.kv_scales[index]))
-        elif self.half_cache:
-            for layer in self._cache.layers:
-                _round_cache(layer, to_half, to_half)
+        self.past = Past(self.model.config, self.kv_scales, self.half_cache)
 
     def prefill(self, inputs: ModelInputs) -> Logits:
         return self._run(inputs, 1)[-1]
@@ -95,40 +87,43 @@ class ReferenceSession:
         """Appends positions like `prefill`; returns the logits after each of them, [positions, vocabulary]."""
         return self._run(inputs, 0)
 
+    def read(self, sequences: Sequence[ModelInputs], wanted: Sequence[Positions]) -> NDArray[np.float32]:
+        """See `Reference`."""
+        logits = scratch(sum(map(len, wanted)), self.model.config.text_config.vocab_size)
+        starts = np.cumsum([0, *map(len, wanted)])
+        for start, inputs, positions in zip(starts, sequences, wanted, strict=False):
+            self.reset()
+            logits[start : start + len(positions)] = self._run(inputs, torch.as_tensor(np.asarray(positions)))
+        return logits
+
+    def generate(self, prompts: Sequence[ModelInputs], tokens: Tokens, steps: int) -> list[Greedy]:
+        """See `Reference`."""
+        return [generate(self, prompt, tokens, steps) for prompt in prompts]
+
     @torch.inference_mode()
-    def _run(self, inputs: ModelInputs, wanted: int) -> NDArray[np.float32]:
-        tensors = {name: self._tensor(array)[None if name == "input_ids" else slice(None)]
-                   for name, array in inputs.arrays().items()}  # fmt: skip
-        start = self.position
-        self._ids = np.concatenate([self._ids, inputs.input_ids])
+    def _run(self, inputs: ModelInputs, wanted: int | Tensor) -> NDArray[np.float32]:
+        """`wanted`: how many of the last positions, 0 for all; or which."""
         with enough_threads(self.model), int8_activations(self.model, self.blocks):
             output = self.model(
-                **tensors, attention_mask=self._masks(len(inputs.input_ids)), past_key_values=self._cache,
-                position_ids=torch.arange(start, self.position)[None], logits_to_keep=wanted, use_cache=True,
+                **tensors_of(inputs, self.model.dtype), **self.past.extend(inputs.input_ids),
+                past_key_values=self.past.cache, logits_to_keep=wanted, use_cache=True,
             )  # fmt: skip
         return output.logits[0].float().numpy()
 
-    def _tensor(self, array: NDArray) -> Tensor:
-        """Floats in the model's dtype."""
-        tensor = torch.from_numpy(np.array(array))
-        return tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
 
-    def _masks(self, count: int) -> dict[str, Tensor]:
-        """Those of generate(): image blocks see all of themselves in sliding layers only.
-
-        forward(mm_token_type_ids=...) would open them in full layers too, which the model was not made for.
-        """
-        config = self.model.config
-        kinds = IMAGE_KIND * (self._ids == config.image_token_id) + VIDEO_KIND * (self._ids == config.video_token_id)
-        return self.model.create_masks_for_generate(
-            config, torch.empty(1, count, 1), None, self._cache,
-            torch.arange(self.position - count, self.position)[None],
-            mm_token_type_ids=torch.from_numpy(kinds)[None],  # of the whole sequence: masks look them up by position
-        )  # fmt: skip
+def tensors_of(inputs: ModelInputs, dtype: torch.dtype) -> dict[str, Tensor]:
+    """As transformers' forward takes them; floats in the model's dtype."""
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in inputs.arrays().items()}
+    tensors["input_ids"] = tensors["input_ids"][None]
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def memory_shortage(checkpoint: Path) -> str | None:
-    """Why the fp32 model does not fit this machine's free memory, or None."""
+    """Why the fp32 model does not fit this machine's free memory, or None.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
     needed, free = 4 * count_weights(checkpoint), psutil.virtual_memory().available
     if needed < SHARE_OF_MEMORY * free:
         return None
@@ -136,13 +131,32 @@ def memory_shortage(checkpoint: Path) -> str | None:
 
 
 def count_weights(checkpoint: Path) -> int:
-    """Of a checkpoint's model, as its config has it; a weight that is tied to another counts once."""
-    allow_torchvision()
-    from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+    """Of a checkpoint's model, as its config has it; a weight that is tied to another counts once.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
+    config = read_config(checkpoint)
+    from transformers import Gemma4UnifiedForConditionalGeneration
 
     with torch.device("meta"):
-        model = Gemma4UnifiedForConditionalGeneration(AutoConfig.from_pretrained(checkpoint))
+        model = Gemma4UnifiedForConditionalGeneration(config)
     return sum(weight.numel() for weight in model.parameters())
+
+
+def read_config(checkpoint: Path) -> Any:
+    """transformers' config of the model, with eager attention.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
+    allow_torchvision()
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint, attn_implementation="eager")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -192,10 +206,15 @@ def int8_activations(model: nn.Module, blocks: Blocks) -> Iterator[None]:
     with ExitStack() as stack:
         for name, size in blocks.items():
             hook = model.get_submodule(name).register_forward_pre_hook(
-                lambda module, inputs, size=size: (round_to_int8(inputs[0], size) if size else round_rows(inputs[0]),)
+                lambda module, inputs, size=size: (round_inputs(inputs[0], size),)
             )
             stack.callback(hook.remove)
         yield
+
+
+def round_inputs(x: Tensor, block: int | None) -> Tensor:
+    """[..., width] as a linear of that size in `Blocks` would see it."""
+    return round_to_int8(x, block) if block else round_rows(x)
 
 
 def round_to_int8(x: Tensor, block: int) -> Tensor:
@@ -219,28 +238,3 @@ def round_rows(x: Tensor) -> Tensor:
     scale = torch.where(largest > least, (largest - least) / 255, 1)
     zero = (-128 - least / scale).round().clamp(-128, 127)
     return ((x / scale + zero).round().clamp(-128, 127) - zero) * scale
-
-
-# Rounded keys and values
-
-Round = Callable[[Tensor], Tensor]
-
-
-def _round_cache(layer: Any, round_keys: Round, round_values: Round) -> None:
-    """Makes the cache layer round keys and values as they come in."""
-    update = layer.update
-
-    def rounding_update(keys: Tensor, values: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return update(round_keys(keys), round_values(values), *arguments, **options)
-
-    layer.update = rounding_update
-
-
-def to_int8_steps(x: Tensor, scale: float) -> Tensor:
-    """clamp(round(x / scale), -128, 127) * scale, ONNX Runtime's GroupQueryAttention with PER_TENSOR scales."""
-    return (x / scale).round().clamp(-128, 127) * scale
-
-
-def to_half(x: Tensor) -> Tensor:
-    """The nearest fp16, in the dtype of x."""
-    return x.half().to(x.dtype)

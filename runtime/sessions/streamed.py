@@ -1,0 +1,261 @@
+"""The reference where its weights do not fit the memory: transformers' own layers, one of them loaded at a time.
+
+Each layer is loaded once for a whole batch of sequences, which pass through it one after another. The head, whose
+weight is the largest of all, is multiplied some rows at a time.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from runtime.errors import UserError
+from runtime.greedy import Greedy
+from runtime.manifest import Tokens
+from runtime.scratch import scratch
+from runtime.sessions.base import ModelInputs, Positions
+from runtime.sessions.past import Past, Scales
+from runtime.sessions.reference import Blocks, enough_threads, int8_activations, read_config, round_inputs, tensors_of
+from runtime.tensors import Tensors
+
+HEAD = "lm_head"
+EMBEDDING = "model.language_model.embed_tokens.weight"
+LAYERS = "model.language_model.layers"
+HEAD_ROWS = 2**13  # of the vocabulary at once
+Status = Callable[[str], None]  # told what is going on
+
+
+class StreamedReference:
+    """What `ReferenceSession` computes, for batches of sequences; `variant` shares its files and options."""
+
+    def __init__(
+        self, model: "StreamedModel", blocks: Blocks | None = None, kv_scales: Scales | None = None,
+        half_cache: bool = False,
+    ) -> None:  # fmt: skip
+        """See `ReferenceSession`."""
+        self.model = model
+        self.blocks = blocks or {}
+        self.kv_scales = kv_scales
+        self.half_cache = half_cache
+
+    @classmethod
+    def open(
+        cls, checkpoint: Path, dtype: torch.dtype = torch.float32, status: Status = lambda text: None
+    ) -> "StreamedReference":
+        """
+        Args:
+            dtype: of weights and activations.
+            status: told which layer runs.
+
+        Raises:
+            UserError: no checkpoint there that transformers opens.
+        """
+        return cls(StreamedModel(checkpoint, dtype, status))
+
+    def variant(
+        self, blocks: Blocks | None = None, kv_scales: Scales | None = None, half_cache: bool = False
+    ) -> "StreamedReference":
+        """The same weights with other arithmetic."""
+        return StreamedReference(self.model, blocks, kv_scales, half_cache)
+
+    def read(self, sequences: Sequence[ModelInputs], wanted: Sequence[Positions]) -> NDArray[np.float32]:
+        """See `Reference`."""
+        steps = [Step(inputs, self._past()) for inputs in sequences]
+        return self._run(steps, wanted, keep=False)
+
+    def generate(self, prompts: Sequence[ModelInputs], tokens: Tokens, steps: int) -> list[Greedy]:
+        """See `Reference`. All texts grow by a token in each pass over the weights."""
+        texts = [Greedy(tokens, steps) for _ in prompts]
+        going = [(text, Step(prompt, self._past())) for text, prompt in zip(texts, prompts, strict=True)]
+        while going:
+            logits = self._run([step for _, step in going], [[-1]] * len(going), keep=True)
+            for (text, _), row in zip(going, logits, strict=True):
+                text.add(row)
+            going = [(text, step.next(text.chosen[-1])) for text, step in going if not text.ended]
+        return texts
+
+    def _past(self) -> Past:
+        return Past(self.model.config, self.kv_scales, self.half_cache)
+
+    @torch.inference_mode()
+    def _run(self, steps: "Sequence[Step]", wanted: Sequence[Positions], keep: bool) -> NDArray[np.float32]:
+        """Logits at the wanted positions of each step; with `keep`, pasts hold their keys and values afterwards."""
+        with enough_threads(self.model.stem):
+            flows = [self.model.begin(step.inputs, step.past) for step in steps]
+            for index in range(self.model.depth):
+                self.model.status(f"layer {index + 1} of {self.model.depth}, {len(flows)} sequences")
+                with self.model.layer(index) as layer, int8_activations(layer, self._blocks_of(index)):
+                    for flow in flows:
+                        flow.through(layer, index, keep)
+            rows = [flow.hidden[0, np.asarray(positions)] for flow, positions in zip(flows, wanted, strict=True)]
+            return self.model.logits(torch.cat(rows), self.blocks.get(HEAD, 0))
+
+    def _blocks_of(self, index: int) -> dict[str, int | None]:
+        """By the layer's own names of its linears."""
+        prefix = f"{LAYERS}.{index}."
+        return {name.removeprefix(prefix): size for name, size in self.blocks.items() if name.startswith(prefix)}
+
+
+@dataclass
+class Step:
+    """Positions that are appended to a sequence."""
+
+    inputs: ModelInputs
+    past: Past
+
+    def next(self, token: int) -> "Step":
+        """One token on."""
+        return Step(ModelInputs(np.array([token], np.int64)), self.past)
+
+
+@dataclass
+class Flow:
+    """A step on its way through the layers."""
+
+    hidden: Tensor  # [1, T, width]
+    past: Past
+    shared: Any  # keys and values that later layers use again, where a config has such layers
+    masks: dict[str, Tensor]  # by kind of layer
+    rotations: dict[str, tuple[Tensor, Tensor]]  # likewise: cos and sin
+
+    def through(self, layer: nn.Module, index: int, keep: bool) -> None:
+        """One layer on; with `keep`, its keys and values stay in the past, otherwise they go at once."""
+        kind = self.past.config.text_config.layer_types[index]
+        self.hidden = layer(
+            self.hidden, shared_kv_states=self.shared, position_embeddings=self.rotations[kind],
+            attention_mask=self.masks[kind], past_key_values=self.past.cache,
+        )  # fmt: skip
+        if keep:
+            self.past.compact(index)
+        else:
+            self.past.cache.layers[index] = None
+
+
+class StreamedModel:
+    """transformers' model without weights, but for the small ones; layers are filled when they are asked for."""
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype, status: Status) -> None:
+        """Raises:
+        UserError: no checkpoint there that transformers opens.
+        """
+        self.dtype = dtype
+        self.status = status
+        self.stem, self._quantizer = _without_weights(checkpoint, dtype)
+        self.tensors = Tensors(checkpoint)
+        self.config = self.stem.config
+        self._layers, self._norm = self._cut()
+
+    @property
+    def depth(self) -> int:
+        """Layers."""
+        return len(self._layers)
+
+    def _cut(self) -> tuple[nn.ModuleList, nn.Module]:
+        """Leaves of the model what makes embeddings: its forward returns them now. Returns layers and the last norm."""
+        text = self.stem.model.language_model
+        layers, norm = text.layers, text.norm
+        text.layers, text.norm = nn.ModuleList(), nn.Identity()
+        text.rotary_emb = type(text.rotary_emb)(self.config.text_config)  # its frequencies are computed, not loaded
+        scale = text.embed_tokens.scalar_embed_scale
+        text.embed_tokens = MappedEmbedding(self.tensors[EMBEDDING], scale, self.dtype)
+        for name in ("embed_vision", "embed_audio"):
+            if embedder := getattr(self.stem.model, name):
+                self._fill(embedder, f"model.{name}.")
+        return layers, self._fill(norm, "model.language_model.norm.")
+
+    def _fill(self, module: nn.Module, prefix: str) -> nn.Module:
+        """With weights in the model's dtype, packed ones dequantized as `load_model` does.
+
+        Raises:
+            UserError: weights are missing or of other shapes.
+        """
+        stored = self.tensors.under(prefix)
+        tensors = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in stored.items()}
+        try:
+            module.load_state_dict(tensors, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split("\n", 1)[-1].split())
+            raise UserError(f"{self.tensors.folder}: weights of {prefix[:-1]} are not those that config.json asks for "
+                            f"({reason}): download or quantize them again") from None  # fmt: skip
+        if self._quantizer:
+            dequantize(module, self._quantizer)
+        return module.eval().requires_grad_(False)
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """A decoder layer with its weights, which go when the context does, whoever still knows the layer."""
+        layer = self._fill(copy.deepcopy(self._layers[index]), f"{LAYERS}.{index}.")
+        try:
+            yield layer
+        finally:
+            layer.to_empty(device="meta")
+
+    def begin(self, inputs: ModelInputs, past: Past) -> Flow:
+        """Embeddings, soft tokens in place, by transformers' own forward."""
+        from transformers.cache_utils import KVSharingDict
+
+        given = past.extend(inputs.input_ids)
+        hidden = self.stem.model(**tensors_of(inputs, self.dtype), **given, use_cache=False).last_hidden_state
+        rotate = self.stem.model.language_model.rotary_emb
+        masks = given["attention_mask"]
+        rotations = {kind: rotate(hidden, given["position_ids"], kind) for kind in masks}
+        return Flow(hidden, past, KVSharingDict(None), masks, rotations)
+
+    def logits(self, hidden: Tensor, block: int | None) -> NDArray[np.float32]:
+        """[n, width] after the last layer -> [n, vocabulary]; `block` is the head's in `Blocks`, 0 if it has none."""
+        hidden = self._norm(hidden)
+        hidden = hidden if block == 0 else round_inputs(hidden, block)
+        weight = self.tensors[f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else EMBEDDING]
+        logits = scratch(len(hidden), len(weight))
+        for start in range(0, len(weight), HEAD_ROWS):
+            part = nn.functional.linear(hidden, weight[start : start + HEAD_ROWS].to(self.dtype))
+            logits[:, start : start + HEAD_ROWS] = self._soft_cap(part).float().numpy()
+        return logits
+
+    def _soft_cap(self, logits: Tensor) -> Tensor:
+        """As Gemma4UnifiedForConditionalGeneration.forward does."""
+        cap = self.config.text_config.final_logit_softcapping
+        return torch.tanh(logits / cap) * cap if cap is not None else logits
+
+
+class MappedEmbedding(nn.Module):
+    """Gemma4UnifiedTextScaledWordEmbedding on a table in a file: what is looked up takes memory, and no more."""
+
+    def __init__(self, table: Tensor, scale: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.table, self.dtype = table, dtype
+        self.scale = torch.tensor(scale).to(dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table[ids].to(self.dtype) * self.scale
+
+
+def _without_weights(checkpoint: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """transformers' model of tensors without values, made for packed weights if the checkpoint has some; and what
+    unpacks those, if any.
+    """
+    from transformers import Gemma4UnifiedForConditionalGeneration
+    from transformers.quantizers.auto import get_hf_quantizer
+
+    quantizer, config, _ = get_hf_quantizer(read_config(checkpoint), None, None, None, {})
+    with torch.device("meta"), redirect_stderr(StringIO()):  # progress bars
+        model = Gemma4UnifiedForConditionalGeneration(config)
+        if quantizer:
+            quantizer.preprocess_model(model, dtype=dtype)
+    return model.eval(), quantizer
+
+
+def dequantize(module: nn.Module, quantizer: Any) -> None:
+    """Of all packed linears in a module, as `load_model` does of the whole model."""
+    from compressed_tensors.compressors import decompress_module
+
+    for part in list(module.modules()):
+        decompress_module(part, quantizer.compressor.force_compression_format)
