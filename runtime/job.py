@@ -32,6 +32,7 @@ class Job:
     source: Path | None = None  # checkpoint
     evaluation: Path | None = None  # held-out data
     status: Callable[[str], None] = lambda text: None  # told what goes on
+    hashed: bool = False  # whether the manifest's checksums are of this moment
     skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why
 
     def measure(
