@@ -15,6 +15,7 @@ from runtime.gates import Gate, Gates, measured
 from runtime.goldens import Golden
 from runtime.manifest import Manifest, Measure
 from runtime.prompt import MediaTokens, Prompter
+from runtime.readback_executorch import ExecutorchWeights
 from runtime.sessions.base import Session
 from runtime.sessions.reference import ReferenceSession
 
@@ -72,6 +73,11 @@ class Job:
     def kv_scales(self) -> dict[int, tuple[float, float]] | None:
         """Of int8 keys and values."""
         return next((artifact.kv_scales for artifact in self.manifest.artifacts.values() if artifact.kv_scales), None)
+
+    @cached_property
+    def executorch(self) -> ExecutorchWeights:
+        """Of the bundle's program; checks share the digests that it takes."""
+        return ExecutorchWeights(self.bundle / "executorch")
 
     @cached_property
     def prompter(self) -> Prompter:

@@ -70,8 +70,9 @@ def _bars(row: Facts, layers: int) -> dict[str, float]:
 def show(found: Mapping[str, list[Any]], layers: int) -> None:
     """For people."""
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    title = f"{layers} layers of the 12B's widths, random weights (bars in brackets)"
     table = Table("step", "wall s", "x disk", "peak RSS GiB", "anonymous GiB", "read GB", "written GB",
-                  title=f"{layers} layers of the 12B's widths, random weights (bars in brackets)", box=None)  # fmt: skip
+                  title=title, box=None)  # fmt: skip
     for row in rows_of(found):
         bars = _bars(row, layers)
         table.add_row(row["name"], _cell(row, bars, "seconds", 1, ".0f"), _cell(row, bars, "ratio_to_disk", 1, ".1f"),
