@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.full_size.__main__ import STATE, clear, read_state
+from benchmarks.full_size.__main__ import STATE, choose, clear, read_state
 from benchmarks.full_size.report import rows_of, summarize
-from benchmarks.full_size.stages import Work, perform
+from benchmarks.full_size.stages import perform
+from benchmarks.full_size.work import Work
 from export.config import FULL, read_model
 from export.sources import open_source
 from runtime.errors import UserError
@@ -24,8 +25,8 @@ GIB = 2**30
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.full_size", "--layers=2", "--formats=onnx", f"--folder={folder}",
-               f"--changes={CHANGES}", *options]  # fmt: skip
+    given = ["--layers=2", "--formats=onnx", "--threads=1", f"--folder={folder}", f"--changes={CHANGES}", *options]
+    command = [sys.executable, "-m", "benchmarks.full_size", *given]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -66,7 +67,7 @@ def test_run_resumes_and_leaves_nothing_but_its_figures(tmp_path: Path) -> None:
     assert done.stderr.split(" ...")[0] == "quantize", "the first stage that was left"
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["steps"][0]["seconds"] == 12345.0 and summary["weights"] == "random"
-    assert [facts["threads"] for facts in summary["runs"]] == [1, 2]
+    assert [facts["threads"] for facts in summary["runs"]] == [1]
     assert [path.name for path in work.folder.iterdir()] == [STATE]
     again = run(tmp_path, "--json")
     assert json.loads(again.stdout) == summary and not again.stderr, "nothing was done again"
@@ -83,14 +84,21 @@ def test_what_was_deleted_is_made_again(work: Work, tmp_path: Path) -> None:
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    from benchmarks.full_size.__main__ import choose
-
     with pytest.raises(UserError, match="no format 'gguf'; there are onnx"):
         choose("onnx,gguf")
 
 
 def step(name: str, **facts: Any) -> list[dict[str, Any]]:
-    base = dict(seconds=1.0, ratio_to_disk=1.0, disk_seconds=1.0, peak_rss=GIB, anonymous=GIB, read=10, written=10)
+    base = dict(
+        seconds=1.0,
+        cpu_seconds=1.0,
+        ratio_to_disk=1.0,
+        disk_seconds=1.0,
+        peak_rss=GIB,
+        anonymous=GIB,
+        read=10,
+        written=10,
+    )
     return [{"name": name} | base | facts]
 
 

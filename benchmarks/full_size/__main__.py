@@ -1,6 +1,6 @@
 """The whole export of a checkpoint of the 12B's size, through the code that users run, on random weights.
 
-    python -m benchmarks.full_size [--layers 48] [--formats onnx,executorch,coreml] [--folder build/full_size] [--keep]
+    python -m benchmarks.full_size [--layers 48] [--formats onnx,executorch,coreml] [--threads 1,2] [--keep]
 
 Writes a bf16 checkpoint, quantizes it, deletes it, lowers to each format into a bundle of its own, takes checksums,
 reads every weight back, and lets the engines decode. Each stage runs in a process of its own and is done once: a run
@@ -15,19 +15,19 @@ from typing import Annotated
 import typer
 
 from benchmarks.full_size.report import show, summarize
-from benchmarks.full_size.stages import ENGINES, TARGETS, Facts, Work, perform
+from benchmarks.full_size.work import ENGINES, TARGETS, Facts, Work
 from benchmarks.measuring import in_child
 from export.folders import write_atomically
 from runtime.errors import UserError
 
 MODULE = "benchmarks.full_size"
 STATE = "state.json"  # what was measured, by stage
-THREADS = 1, 2
 
 
 def main(
     layers: Annotated[int, typer.Option(help="Of the 12B's 48.", min=1)] = 48,
     formats: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(TARGETS),
+    threads: Annotated[str, typer.Option(help="Of engines, each number in a run of its own.")] = "1,2",
     folder: Annotated[Path, typer.Option(help="Work and summary go to its folder of the number of layers.")] = Path(
         "build/full_size"
     ),
@@ -39,10 +39,12 @@ def main(
     """Exits 2 for bad input."""
     work = Work(folder / str(layers), layers, changes)
     if here:
+        from benchmarks.full_size.stages import perform  # torch and all that takes seconds to import
+
         print(json.dumps(perform(here, work)))
         return
     try:
-        found = run_all(work, choose(formats))
+        found = run_all(work, choose(formats), split(threads))
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
@@ -57,16 +59,20 @@ def choose(formats: str) -> list[str]:
     """Raises:
     UserError: one is unknown.
     """
-    wanted = formats.replace(",", " ").split()
+    wanted = split(formats)
     for name in (name for name in wanted if name not in TARGETS):
         raise UserError(f"no format {name!r}; there are {', '.join(TARGETS)}")
     return wanted
 
 
-def run_all(work: Work, formats: list[str]) -> dict[str, list[Facts]]:
+def split(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def run_all(work: Work, formats: list[str], threads: list[str]) -> dict[str, list[Facts]]:
     """What was measured, by stage; stages that are done already are not done again."""
     wanted = ["source", "quantize", *formats]
-    wanted += [f"run {name} {threads}" for name in formats if name in ENGINES for threads in THREADS]
+    wanted += [f"run {name} {count}" for name in formats if name in ENGINES for count in threads]
     state = read_state(work, wanted)
     for stage in (stage for stage in wanted if stage not in state):
         typer.echo(f"{stage} ...", err=True)

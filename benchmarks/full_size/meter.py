@@ -35,6 +35,7 @@ class Step:
 
     name: str
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all threads; on a busy machine far from what the wall clock says
     peak_rss: int = 0  # bytes, files that are mapped included
     anonymous: int = 0  # bytes that no file backs, beyond what imports took
     read: int = 0  # bytes that it must read
@@ -78,9 +79,9 @@ def _measured(step: Step, held: int) -> Iterator[None]:
         held: bytes of anonymous memory that the process has from steps before.
     """
     forget_peak()
-    begun = time.perf_counter()
+    begun, processor = time.perf_counter(), time.process_time()
     with anonymous_peak() as peak:
         yield
-    step.seconds = time.perf_counter() - begun
+    step.seconds, step.cpu_seconds = time.perf_counter() - begun, time.process_time() - processor
     step.anonymous = held + peak[0]
     step.peak_rss = round(memory()["peak_mib"] * MIB)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 Facts = Mapping[str, Any]
 GIB, FULL = 2**30, 48  # layers of the 12B: bars of time and size are for all of them
+SUMMED = "seconds", "cpu_seconds", "read", "written", "disk_seconds"
 LOG_WIDTH = 160  # where nothing says how wide lines may be
 ANDROID = "android, all of it"  # quantize, and both of its formats with checksums and bytes
 
@@ -47,7 +48,9 @@ def rows_of(found: Mapping[str, list[Any]]) -> list[Facts]:
 def _together(parts: Iterable[Facts]) -> Facts:
     """One process would do these steps one after another."""
     parts = list(parts)
-    sums = {key: sum(part[key] for part in parts) for key in ("seconds", "read", "written", "disk_seconds")}
+    sums = {
+        key: sum(part[key] for part in parts) for key in ("seconds", "cpu_seconds", "read", "written", "disk_seconds")
+    }
     most = {key: max(part[key] for part in parts) for key in ("peak_rss", "anonymous")}
     return {"name": ANDROID, **sums, **most, "ratio_to_disk": sums["seconds"] / sums["disk_seconds"]}
 
@@ -71,13 +74,13 @@ def show(found: Mapping[str, list[Any]], layers: int) -> None:
     """For people."""
     console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     title = f"{layers} layers of the 12B's widths, random weights (bars in brackets)"
-    table = Table("step", "wall s", "x disk", "peak RSS GiB", "anonymous GiB", "read GB", "written GB",
+    table = Table("step", "wall s", "cpu s", "x disk", "peak RSS GiB", "anonymous GiB", "read GB", "written GB",
                   title=title, box=None)  # fmt: skip
     for row in rows_of(found):
         bars = _bars(row, layers)
-        table.add_row(row["name"], _cell(row, bars, "seconds", 1, ".0f"), _cell(row, bars, "ratio_to_disk", 1, ".1f"),
-                      _cell(row, bars, "peak_rss", GIB, ".2f"), _cell(row, bars, "anonymous", GIB, ".2f"),
-                      f"{row['read'] / 1e9:.2f}", _cell(row, bars, "artifact", 1e9, ".2f"))  # fmt: skip
+        table.add_row(row["name"], _cell(row, bars, "seconds", 1, ".0f"), f"{row['cpu_seconds']:.0f}",
+                      _cell(row, bars, "ratio_to_disk", 1, ".1f"), _cell(row, bars, "peak_rss", GIB, ".2f"),
+                      _cell(row, bars, "anonymous", GIB, ".2f"), f"{row['read'] / 1e9:.2f}", _cell(row, bars, "artifact", 1e9, ".2f"))  # fmt: skip
     console.print(table)
     if runs := [steps[0] for stage, steps in found.items() if stage.startswith("run ")]:
         console.print(_runs_table(runs))

@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from benchmarks.full_size.meter import Disk, Meter
 from benchmarks.full_size.running import run
+from benchmarks.full_size.work import TARGETS, Facts, Work
 from benchmarks.measuring import size, sync
 from benchmarks.random_checkpoint import write_checkpoint
 from export.bundle import Order, make_bundle
@@ -20,40 +19,11 @@ from export.sources import open_source
 from runtime.coreml_tools import coremltools
 
 CONTEXT = 4096  # positions, the default of an export
-TARGETS = {"onnx": "android", "executorch": "android", "coreml": "ios"}
 LATE = {  # modules that an export imports when it needs them
     "executorch": ["export.lowering.executorch_ports", "export.lowering.executorch_program"],
     "coreml": ["export.lowering.coreml_bundle"],
 }
 STEPS = {"lowering": "lower", "taking": "checksums", "verifying:": "verify"}  # by the first word of a status
-ENGINES = "onnx", "executorch"  # that run on this machine at full size
-Facts = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Where everything lies, and of which model it is."""
-
-    folder: Path
-    layers: int
-    changes: str = "{}"  # JSON, see write_checkpoint
-
-    @property
-    def source(self) -> Path:
-        return self.folder / "source"
-
-    @property
-    def quantized(self) -> Path:
-        return self.folder / "quantized"
-
-    def bundle(self, format_: str) -> Path:
-        return self.folder / f"bundle-{format_}"
-
-    @property
-    def record(self) -> QuantizationRecord:
-        record = read_record(self.quantized)
-        assert record, "the stage before wrote it"
-        return record
 
 
 def perform(stage: str, work: Work) -> list[Facts]:
@@ -65,7 +35,7 @@ def perform(stage: str, work: Work) -> list[Facts]:
     name, *options = stage.split()
     if name == "run":
         engine, threads = options
-        return [run(engine, work.bundle(engine) / engine, work.record, int(threads))]
+        return [run(engine, work.bundle(engine) / engine, _record(work), int(threads))]
     stages: dict[str, Callable[[Work], list[Facts]]] = {"source": _write_source, "quantize": _quantize}
     return stages[name](work) if name in stages else _bundle(work, name)
 
@@ -94,13 +64,13 @@ def _bundle(work: Work, format_: str) -> list[Facts]:
         coremltools()
     for module in LATE.get(format_, []):
         import_module(module)
-    order = Order(TARGETS[format_], [format_], work.record, work.quantized, work.source, CONTEXT, reference=False)
+    order = Order(TARGETS[format_], [format_], _record(work), work.quantized, work.source, CONTEXT, reference=False)
     disk = Disk.measure(work.quantized)
     with Meter() as meter:
         make_bundle(order, work.bundle(format_), _Steps(meter, work.bundle(format_), format_))
     artifact = size(work.bundle(format_))
     lower, checksums, verify = meter.steps
-    lower.read, lower.written = weight_bytes(work.record), artifact
+    lower.read, lower.written = weight_bytes(_record(work)), artifact
     checksums.read = verify.read = artifact
     return [step.facts(disk) for step in meter.steps]
 
@@ -119,6 +89,12 @@ class _Steps:
             sync(self.partial)  # what was lowered is on the disk when its step ends
         if name:
             self.meter.begin(f"{self.format}: {name}")
+
+
+def _record(work: Work) -> QuantizationRecord:
+    record = read_record(work.quantized)
+    assert record, "the stage before wrote it"
+    return record
 
 
 def weight_bytes(record: QuantizationRecord) -> int:
