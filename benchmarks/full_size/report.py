@@ -78,9 +78,12 @@ def show(found: Mapping[str, list[Any]], layers: int) -> None:
                   title=title, box=None)  # fmt: skip
     for row in rows_of(found):
         bars = _bars(row, layers)
-        table.add_row(row["name"], _cell(row, bars, "seconds", 1, ".0f"), f"{row['cpu_seconds']:.0f}",
-                      _cell(row, bars, "ratio_to_disk", 1, ".1f"), _cell(row, bars, "peak_rss", GIB, ".2f"),
-                      _cell(row, bars, "anonymous", GIB, ".2f"), f"{row['read'] / 1e9:.2f}", _cell(row, bars, "artifact", 1e9, ".2f"))  # fmt: skip
+        table.add_row(
+            row["name"], _cell(row, bars, "seconds", 1, ".0f"), f"{row['cpu_seconds']:.0f}",
+            _cell(row, bars, "ratio_to_disk", 1, ".1f"), _cell(row, bars, "peak_rss", GIB, ".2f"),
+            _cell(row, bars, "anonymous", GIB, ".2f"), f"{row['read'] / 1e9:.2f}",
+            _cell(row, bars, "artifact", 1e9, ".2f"),
+        )  # fmt: skip
     console.print(table)
     if runs := [steps[0] for stage, steps in found.items() if stage.startswith("run ")]:
         console.print(_runs_table(runs))
