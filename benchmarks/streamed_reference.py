@@ -60,7 +60,7 @@ def _checkpoints(folder: Path, layers: int, recipe: str, zeros: bool) -> Iterato
     """Written where they are not there yet."""
     source = folder / f"{'zeros' if zeros else 'source'}-{layers}"
     if not source.is_dir():
-        write_checkpoint(source, layers, zeros)
+        write_checkpoint(source, layers, zeros=zeros)
     yield source
     if not zeros:
         quantized = folder / f"quantized-{recipe}-{layers}"

@@ -72,7 +72,7 @@ def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES
         manifest = _write(order, partial, status)
         found = verify(
             partial, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}"),
-            reference=order.reference,
+            reference=order.reference, hashed=True,
         )  # fmt: skip
         manifest = manifest.model_copy(update={"verification": found})
         write_manifest(partial, manifest)
@@ -101,7 +101,9 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
     kv_scales = _kv_scales(order, model, weights, recorded, folder)
     context = min(order.context, model.text.context)
     lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity, order.data_file)
-    manifest = _manifest(order, folder, recorded, lowering, _lower_all(order, lowering, folder, status))
+    artifacts = _lower_all(order, lowering, folder, status)
+    status("taking checksums")
+    manifest = _manifest(order, folder, recorded, lowering, artifacts)
     write_manifest(folder, manifest)
     return manifest
 

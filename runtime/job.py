@@ -15,6 +15,7 @@ from runtime.gates import Gate, Gates, measured
 from runtime.goldens import Golden
 from runtime.manifest import Manifest, Measure, ReferenceKind
 from runtime.prompt import MediaTokens, Prompter
+from runtime.readback_executorch import ExecutorchWeights
 from runtime.references import Reference, choose_kind, open_reference
 from runtime.sessions.base import Session
 
@@ -33,6 +34,7 @@ class Job:
     evaluation: Path | None = None  # held-out data
     status: Callable[[str], None] = lambda text: None  # told what goes on
     wanted_kind: ReferenceKind = "whole"  # of reference
+    hashed: bool = False  # whether the manifest's checksums are of this moment
     skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why
 
     def measure(
@@ -72,6 +74,11 @@ class Job:
     def kv_scales(self) -> dict[int, tuple[float, float]] | None:
         """Of int8 keys and values."""
         return next((artifact.kv_scales for artifact in self.manifest.artifacts.values() if artifact.kv_scales), None)
+
+    @cached_property
+    def executorch(self) -> ExecutorchWeights:
+        """Of the bundle's program; checks share the digests that it takes."""
+        return ExecutorchWeights(self.bundle / "executorch")
 
     @cached_property
     def prompter(self) -> Prompter:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
@@ -58,6 +58,7 @@ def verify(
     bundle: Path, quantized: Path | None = None, source: Path | None = None, evaluation: Path | None = None,
     gates: Gates = GATES, only: Collection[str] = (), status: Callable[[str], None] = lambda text: None,
     reference: ReferenceKind = "whole",
+    hashed: bool = False,
 ) -> Verification:  # fmt: skip
     """Runs every check whose inputs are at hand.
 
@@ -69,13 +70,14 @@ def verify(
         only: names of checks to run, instead of all.
         status: told what is going on, for people who wait.
         reference: how checkpoints are run in transformers; what needs one that does not fit the memory is skipped.
+        hashed: the manifest's checksums have just been taken of these very files, which are not read for it again.
 
     Raises:
         UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist.
     """
     for name in (name for name in only if name not in CHECKS):
         raise UserError(f"no check {name!r}; there are {', '.join(CHECKS)}")
-    job = make_job(bundle, quantized, source, evaluation, gates, status, reference)
+    job = replace(make_job(bundle, quantized, source, evaluation, gates, status, reference), hashed=hashed)
     if evaluation:
         _ = job.held_out  # unreadable data is bad input, not a failed check
     there = {

@@ -1,5 +1,6 @@
 """A bundle for iPhones: the embedded model in Core ML, verified whole on any system, and what its checks catch."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def test_manifest(coreml_bundle: Path) -> None:
             assert {port.name for port in program.states} <= made
     for file in host.chunks + host.heads:
         assert read_program(coreml_bundle / file).spec.description.metadata.userDefined["identity"] == host.identity
+
+
+def test_memory_of_caches(coreml_bundle: Path) -> None:
+    manifest = read_manifest(coreml_bundle)
+    artifact = manifest.artifacts["coreml"]
+    states = {(program.file, port.name): math.prod(map(int, port.shape)) * np.dtype(port.dtype).itemsize
+              for program in artifact.programs.values() for port in program.states}  # fmt: skip
+    assert artifact.cache.at(manifest.limits.context) == sum(states.values())
 
 
 def test_control_one_flipped_nibble(copy: Path) -> None:
