@@ -7,8 +7,6 @@ Random weights, quantized first; the lowering itself runs in a process of its ow
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from benchmarks.quantize import anonymous_peak
+from benchmarks.measuring import anonymous_peak, in_child, size
 from benchmarks.random_checkpoint import write_checkpoint
 from export.quantize import quantize
 from export.recipes import find_recipe
@@ -41,8 +39,7 @@ def main(
         quantize(open_source(folder / "source"), find_recipe(recipe), "random", quantized)
         shutil.rmtree(folder / "source")
     options = ["--layers", str(layers), "--recipe", recipe, "--folder", str(folder), "--here"]
-    command = [sys.executable, "-m", "benchmarks.coreml_lowering", *options]
-    print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    print(json.dumps(in_child("benchmarks.coreml_lowering", *options)))
     if not keep:
         shutil.rmtree(folder)
 
@@ -66,13 +63,9 @@ def measure(checkpoint: Path, out: Path) -> dict[str, object]:
     with anonymous_peak() as peak:
         write_coreml(model, weights, out, Sizes.of(model, checkpoint, CONTEXT), "random")
         seconds = time.perf_counter() - begun
-    sizes = {path.name: _size(path) for path in sorted(out.iterdir())}
+    sizes = {path.name: size(path) for path in sorted(out.iterdir())}
     return {"layers": len(model.text.layers), "seconds": round(seconds, 1), "bytes": sum(sizes.values()),
             "anonymous_before": before.rss - before.shared, "anonymous_growth": peak[0], "sizes": sizes}  # fmt: skip
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ Random int4 decoders of the embedded model's width: time depends on the graph, n
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import time
 
+from benchmarks.measuring import in_child, memory
 from tests import random_models as models
 
 
@@ -28,7 +26,7 @@ def measure(layers: int) -> dict[str, float]:
     program = lower_streamed(model, weights, Sizes(context=128, step=64, image_tokens=16, audio_tokens=8), {})
     size = len(program.buffer)
     return {"layers": layers, "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - processor,
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "bytes": size}  # fmt: skip
+            "peak_rss_mib": round(memory()["peak_mib"]), "bytes": size}  # fmt: skip
 
 
 def main() -> None:
@@ -40,9 +38,8 @@ def main() -> None:
         print(json.dumps(measure(arguments.layers[0])))
         return
     for count in arguments.layers:
-        command = [sys.executable, "-m", "benchmarks.executorch_lowering", "--here", "--layers", str(count)]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-        print(lines[-1], flush=True)
+        found = in_child("benchmarks.executorch_lowering", "--here", "--layers", str(count))
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ every rounding of an activation to int8 grows from position to position, in any 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -24,8 +22,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measuring import in_child, memory
 from runtime.sessions.base import Logits, ModelInputs, Session
 
+MODULE = "benchmarks.executorch_speed"
 ENGINES = "onnx", "ours", "sdpa", "stock"
 PROMPT, STEPS = 256, 12  # positions prefilled and decoded in each round
 FIRST = 200  # token; earlier ones may stand for images and audio
@@ -169,24 +169,7 @@ def import_engine(folder: Path, cache: Path | None) -> None:
         import_module(name)
 
 
-def memory() -> dict[str, float]:
-    """Of this process, in MiB: what no file backs, what files back, and the most of both there was.
-
-    That peak begins with the program; getrusage's takes over the one of the process that started this.
-    """
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    anonymous, files, shared, peak = (int(status[name].split()[0]) / 1024
-                                      for name in ("RssAnon", "RssFile", "RssShmem", "VmHWM"))  # fmt: skip
-    return {"anonymous_mib": anonymous, "file_mib": files + shared, "peak_mib": peak}
-
-
 # Reports
-
-
-def in_child(*arguments: str) -> Facts:
-    command = [sys.executable, "-m", "benchmarks.executorch_speed", *arguments]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return json.loads(lines[-1])
 
 
 def show(title: str, rows: dict[str, Facts]) -> None:
@@ -215,8 +198,8 @@ def main() -> None:
         return
     build(folder, given.layers, given.context)
     arguments = [f"--{name}={getattr(given, name)}" for name in ("layers", "threads", "rounds", "folder")]
-    speed = in_child(*arguments, "--only=speed")
-    loads = {name: in_child(*arguments, f"--only={name}") for name in LOADS}
+    speed = in_child(MODULE, *arguments, "--only=speed")
+    loads = {name: in_child(MODULE, *arguments, f"--only={name}") for name in LOADS}
     show("Tokens per second, and how often as fast as ONNX", speed)
     show("Loading, beyond imports", loads)
     print(json.dumps({"layers": given.layers, "threads": given.threads, "speed": speed, "loads": loads}))

@@ -9,7 +9,6 @@ of the machine's cores unless told otherwise, onnxruntime all of them.
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measuring import memory
 from export.config import FULL, SLIDING, Image, Layer, Model, SpecialTokens, Text
 from export.lowering.onnx_genai import SPARE_SLOTS
 from export.lowering.onnx_program import write_onnx
@@ -121,13 +121,6 @@ def cache_bytes(layer: Layer, length: int) -> int:
     """Of one layer's keys and values, as far as positions have reached it."""
     rows = min(length, layer.window + SPARE_SLOTS) if layer.window else length
     return 2 * 4 * layer.kv_heads * layer.head_dim * rows
-
-
-def memory() -> dict[str, int]:
-    """Of this process, in MiB."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    anonymous = int(status["RssAnon"].split()[0]) // 1024
-    return {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "anonymous_mib": anonymous}
 
 
 def show(points: list[Point]) -> None:

@@ -1,11 +1,19 @@
-"""A checkpoint of the published Gemma 4 12B geometry with random weights, for speed and memory, never for quality."""
+"""A checkpoint of the published Gemma 4 12B geometry with random weights, for speed and memory, never for quality.
+
+Tokenizer, template and processor are those of the embedded model, and so are the ids of special tokens; the vocabulary
+is the published one.
+"""
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Gemma4UnifiedConfig
 
+from export.models import EMBEDDED
 from export.shards import Entry, ShardWriter
 from export.sources import INDEX, expected_shapes
 
@@ -18,15 +26,20 @@ TEXT = {  # the keys of the published config.json
     "max_position_embeddings": 262144, "final_logit_softcapping": 30.0, "use_bidirectional_attention": "vision",
     "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
 }  # fmt: skip
+IMAGE_TOKENS = 280  # of the published processor
+COPIED = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"
+Changes = Mapping[str, Mapping[str, object]]
+SPECIAL = "_token_id", "_token_index"  # how keys of special tokens end
 
 
-def write_checkpoint(folder: Path, layers: int) -> int:
-    """Writes `layers` decoder layers (of 48), embedding and media embedders as bf16; returns the bytes of weights."""
+def write_checkpoint(folder: Path, layers: int, changes: Changes | None = None) -> int:
+    """Writes `layers` decoder layers (of 48), embedding and media embedders as bf16; returns the bytes of weights.
+
+    Args:
+        changes: to sections of the config, by their names, for other widths than the published ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": "gemma4_unified", "architectures": ["Gemma4UnifiedForConditionalGeneration"],
-              "text_config": TEXT | {"num_hidden_layers": layers, "layer_types": _kinds(layers)},
-              "vision_config": {}, "audio_config": {}}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    _write_settings(folder, layers, changes or {})
     shards = _shards(expected_shapes(Gemma4UnifiedConfig.from_pretrained(folder)))
     names = [f"model-{index + 1:05}-of-{len(shards):05}.safetensors" for index in range(len(shards))]
     generator = torch.Generator().manual_seed(0)
@@ -37,6 +50,31 @@ def write_checkpoint(folder: Path, layers: int) -> int:
     weight_map = {entry.key: name for name, entries in zip(names, shards, strict=True) for entry in entries}
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return sum(entry.bytes for entries in shards for entry in entries)
+
+
+def _write_settings(folder: Path, layers: int, changes: Changes) -> None:
+    """Everything but weights."""
+    tiny = EMBEDDED["tiny"]
+    ids = {key: value for key, value in _read(tiny / "config.json").items() if key.endswith(SPECIAL)}
+    config = {"model_type": "gemma4_unified", "architectures": ["Gemma4UnifiedForConditionalGeneration"],
+              "dtype": "bfloat16"}  # fmt: skip
+    sections = {"text_config": TEXT | {"num_hidden_layers": layers, "layer_types": _kinds(layers)},
+                "vision_config": {}, "audio_config": {}}  # fmt: skip
+    changed = {name: {**keys, **changes.get(name, {})} for name, keys in sections.items()}
+    _dump(folder / "config.json", config | ids | changed)
+    processor = _read(tiny / "processor_config.json") | {"image_seq_length": IMAGE_TOKENS}
+    processor["image_processor"]["max_soft_tokens"] = IMAGE_TOKENS
+    _dump(folder / "processor_config.json", processor)
+    for name in COPIED:
+        shutil.copyfile(tiny / name, folder / name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _dump(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1))
 
 
 def _kinds(layers: int) -> list[str]:

@@ -23,7 +23,7 @@ from runtime.goldens import GoldenPrompt
 from runtime.manifest import FORMAT_VERSION, Artifact, File, Golden, Manifest, Verification, write_manifest
 from runtime.prompt import Prompter
 from runtime.sessions.reference import ReferenceSession, memory_shortage
-from runtime.verify import verify
+from runtime.verify import ALONE, verify
 
 TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai",
          "executorch", "torchao", "coremltools")  # fmt: skip
@@ -41,6 +41,12 @@ class Order:
     source: Path
     context: int  # positions
     data_file: bool = False  # ExecuTorch's weights in a file beside the program
+    reference: bool = True  # where it fits the memory; without it nothing is compared but files and bytes
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether goldens are recorded and engines compared with it."""
+        return self.reference and not memory_shortage(self.quantized)
 
 
 def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES) -> Manifest:
@@ -54,9 +60,8 @@ def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         manifest = _write(order, partial, status)
-        found = verify(
-            partial, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}")
-        )
+        found = verify(partial, order.quantized, order.source, gates=gates, only=() if order.reference else ALONE,
+                       status=lambda text: status(f"verifying: {text}"), hashed=True)  # fmt: skip
         manifest = manifest.model_copy(update={"verification": found})
         write_manifest(partial, manifest)
         if not found.passed:
@@ -84,13 +89,15 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
     kv_scales = _kv_scales(order, model, weights, recorded, folder)
     context = min(order.context, model.text.context)
     lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity, order.data_file)
-    manifest = _manifest(order, folder, recorded, lowering, _lower_all(order, lowering, folder, status))
+    artifacts = _lower_all(order, lowering, folder, status)
+    status("taking checksums")
+    manifest = _manifest(order, folder, recorded, lowering, artifacts)
     write_manifest(folder, manifest)
     return manifest
 
 
 def _record_goldens(order: Order, model: Model, folder: Path) -> list[Golden]:
-    if memory_shortage(order.quantized):
+    if not order.has_reference:
         return []  # verification says so
     prompter = Prompter(folder)
     with TemporaryDirectory() as made:
@@ -112,7 +119,7 @@ def _lower_all(order: Order, lowering: Lowering, folder: Path, status: Status) -
     for name in order.formats:
         status(f"lowering to {name}")
         artifacts[name] = lower(name, lowering, folder)
-        if not memory_shortage(order.quantized):
+        if order.has_reference:
             status(f"lowering to {name}: float twin")
             lower_twin(name, lowering)
     return artifacts

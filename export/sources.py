@@ -23,6 +23,7 @@ from runtime.errors import UserError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MODEL_TYPE = "gemma4_unified"
+MAPPED = 2**28  # bytes read, after which files are opened anew
 PACKED_SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
 
 
@@ -49,6 +50,7 @@ class Source:
     config: Any  # Gemma4UnifiedConfig
     tensors: dict[str, Stored]  # by name, in the order they lie in their files
     _files: dict[str, Any] = field(default_factory=dict)
+    _mapped: int = 0  # bytes handed out of the files that are open
 
     @property
     def is_quantized(self) -> bool:
@@ -65,10 +67,18 @@ class Source:
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Some rows of a tensor in its own dtype, mapped from the file where the library can."""
         stored = self.tensors[name]
-        if stored.file not in self._files:
-            self._files[stored.file] = safe_open(self.folder / stored.file, framework="pt")
-        piece = self._files[stored.file].get_slice(stored.key)
-        return piece[start:stop] if stored.shape else piece[...]
+        piece = self._opened(stored.file).get_slice(stored.key)
+        rows = piece[start:stop] if stored.shape else piece[...]
+        self._mapped += rows.nbytes
+        return rows
+
+    def _opened(self, file: str) -> Any:
+        """Pages of a mapped file are memory of this process until no tensor is left of it and it is closed."""
+        if self._mapped > MAPPED:
+            self._files, self._mapped = {}, 0
+        opened = self._files.get(file) or safe_open(self.folder / file, framework="pt")
+        self._files[file] = opened
+        return opened
 
 
 def open_source(folder: Path) -> Source:

@@ -15,6 +15,7 @@ from runtime.gates import Gate, Gates, measured
 from runtime.goldens import Golden
 from runtime.manifest import Manifest, Measure
 from runtime.prompt import MediaTokens, Prompter
+from runtime.readback_executorch import ExecutorchWeights
 from runtime.sessions.base import Session
 from runtime.sessions.reference import ReferenceSession
 
@@ -32,6 +33,7 @@ class Job:
     source: Path | None = None  # checkpoint
     evaluation: Path | None = None  # held-out data
     status: Callable[[str], None] = lambda text: None  # told what goes on
+    hashed: bool = False  # whether the manifest's checksums are of this moment
     skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why
 
     def measure(
@@ -71,6 +73,11 @@ class Job:
     def kv_scales(self) -> dict[int, tuple[float, float]] | None:
         """Of int8 keys and values."""
         return next((artifact.kv_scales for artifact in self.manifest.artifacts.values() if artifact.kv_scales), None)
+
+    @cached_property
+    def executorch(self) -> ExecutorchWeights:
+        """Of the bundle's program; checks share the digests that it takes."""
+        return ExecutorchWeights(self.bundle / "executorch")
 
     @cached_property
     def prompter(self) -> Prompter:

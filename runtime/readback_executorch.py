@@ -4,6 +4,7 @@ Delegates' data go by their sha256 and portable operators' constants by nothing,
 each piece of data is hashed in the forms that the lowering may have given a weight. Files are mapped, never read whole.
 """
 
+import mmap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class ExecutorchWeights:
         if header is None:
             raise UserError(f"{folder / FILE} is no ExecuTorch program: export the bundle again")
         self._base = header.segment_base_offset
+        self._digests: dict[_Wanted, dict[str, set[str]]] = {}
         self.program = _flatbuffer_to_program(self._bytes[: header.program_size].tobytes())
 
     @cached_property
@@ -64,6 +66,13 @@ class ExecutorchWeights:
                 dtype = np.dtype(CONSTANTS[int(value.scalar_type)])
                 start, count = place.offsets[index], int(np.prod(value.sizes, dtype=np.int64)) * dtype.itemsize
                 yield self._segment(place.segment_index)[start : start + count].view(dtype)
+
+    def digests(self, wanted: "_Wanted") -> dict[str, set[str]]:
+        """Of each piece of delegates' data and of the data file, as the quantizer would have taken them; taken once."""
+        if wanted not in self._digests:
+            self._digests[wanted] = {name: _taken(blob, _blob_digests(name, blob, wanted))
+                                     for name, blob in self.blobs.items()}  # fmt: skip
+        return self._digests[wanted]
 
     def _segment(self, index: int) -> NDArray[np.uint8]:
         segment = self.program.segments[index]
@@ -116,8 +125,14 @@ def differences(folder: Path, tensors: Sequence[TensorDigest]) -> list[Differenc
     Raises:
         UserError: no program there, or one that does not parse.
     """
-    weights = ExecutorchWeights(folder)
-    found = {digest for form in _forms(weights, _Wanted.of(tensors)) for digest in form}
+    return compare(ExecutorchWeights(folder), tensors)
+
+
+def compare(weights: ExecutorchWeights, tensors: Sequence[TensorDigest]) -> list[Difference]:
+    """What of the weights recorded is not found."""
+    wanted = _Wanted.of(tensors)
+    found = {digest for digests in weights.digests(wanted).values() for digest in digests}
+    found |= {digest for constant in weights.constants() for digest in _constant_digests(constant, wanted)}
     reasons = ((tensor.name, _explain(tensor, found)) for tensor in tensors)
     return [Difference(name, reason) for name, reason in reasons if reason]
 
@@ -132,26 +147,30 @@ def _explain(tensor: TensorDigest, found: set[str]) -> str | None:
 class _Wanted:
     """What is looked for, so that large data need not be hashed in every form."""
 
-    digests: set[str]
-    dtypes: set[str]  # of weights that are not quantized
+    digests: frozenset[str]
+    dtypes: frozenset[str]  # of weights that are not quantized
 
     @classmethod
     def of(cls, tensors: Sequence[TensorDigest]) -> "_Wanted":
         digests = {digest for tensor in tensors for digest in (tensor.sha256, tensor.scales_sha256) if digest}
-        return cls(digests, {tensor.dtype for tensor in tensors} - set(BITS))
+        return cls(frozenset(digests), frozenset(tensor.dtype for tensor in tensors) - frozenset(BITS))
 
 
-def _forms(weights: ExecutorchWeights, wanted: _Wanted) -> Iterator[Iterator[str]]:
-    """Digests of all data, as the quantizer would have taken them."""
-    for name, blob in weights.blobs.items():
-        is_hash = len(name.removeprefix(SCALE)) == HASH
-        yield _blob_digests(name, blob, wanted) if is_hash else _constant_digests(blob, wanted)
-    for constant in weights.constants():
-        yield _constant_digests(constant, wanted)
+def _taken(mapped: NDArray, digests: Iterator[str]) -> set[str]:
+    """All of them; what was read of the file is no memory of this process any more."""
+    found, base = set(digests), mapped
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    if isinstance(base, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    return found
 
 
-def _blob_digests(name: str, blob: NDArray[np.uint8], wanted: _Wanted) -> Iterator[str]:
+def _blob_digests(name: str, blob: NDArray, wanted: _Wanted) -> Iterator[str]:
     """Of a delegate's data: scales are bf16 of groups or fp32 of rows, codes int4 or int8, and the rest fp32."""
+    if len(name.removeprefix(SCALE)) != HASH:
+        yield from _constant_digests(blob, wanted)
+        return
     as_is = digest_of(pieces(blob))
     yield as_is
     if as_is in wanted.digests:
@@ -172,7 +191,7 @@ def _constant_digests(constant: NDArray, wanted: _Wanted) -> Iterator[str]:
         yield from _floats(constant.view(np.uint8), wanted.dtypes)
 
 
-def _floats(data: NDArray[np.uint8], dtypes: set[str]) -> Iterator[str]:
+def _floats(data: NDArray[np.uint8], dtypes: frozenset[str]) -> Iterator[str]:
     """Of fp32 values, in each dtype that holds them exactly."""
     for dtype in dtypes if data.nbytes % 4 == 0 else ():
         try:
@@ -181,15 +200,14 @@ def _floats(data: NDArray[np.uint8], dtypes: set[str]) -> Iterator[str]:
             continue
 
 
-def undelegated(folder: Path, tensors: Sequence[TensorDigest], embedding: str) -> list[str]:
+def undelegated(weights: ExecutorchWeights, tensors: Sequence[TensorDigest], embedding: str) -> list[str]:
     """Quantized linears whose codes no XNNPACK delegate of the decoder asks for.
 
     Args:
         embedding: weight that is only looked up, unless it is tied to the head; its codes need no delegate then.
     """
-    weights = ExecutorchWeights(folder)
-    wanted = _Wanted.of(tensors)
-    held = {digest for name in weights.delegated() for digest in _blob_digests(name, weights.blobs[name], wanted)}
+    digests = weights.digests(_Wanted.of(tensors))
+    held = {digest for name in weights.delegated() for digest in digests[name]}
     return [tensor.name for tensor in tensors if tensor.dtype in BITS and tensor.name != embedding
             and tensor.sha256 not in held]  # fmt: skip
 

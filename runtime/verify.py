@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
@@ -51,12 +51,14 @@ CHECKS = {
     "rounding": Check(rounding.run, ("quantized",), needs_goldens=True, formats=("onnx", "executorch")),
     "quantization": Check(quantization.run, ("quantized", "source", "evaluation")),
 }
+ALONE = [name for name, check in CHECKS.items() if not check.needs and not check.needs_goldens]  # of any bundle
 CRASHED = Gate(0, False, "checks that stopped with an error")
 
 
 def verify(
     bundle: Path, quantized: Path | None = None, source: Path | None = None, evaluation: Path | None = None,
     gates: Gates = GATES, only: Collection[str] = (), status: Callable[[str], None] = lambda text: None,
+    hashed: bool = False,
 ) -> Verification:  # fmt: skip
     """Runs every check whose inputs are at hand.
 
@@ -67,13 +69,14 @@ def verify(
         evaluation: folder with held-out data; by default the one that comes with this package.
         only: names of checks to run, instead of all.
         status: told what is going on, for people who wait.
+        hashed: the manifest's checksums have just been taken of these very files, which are not read for it again.
 
     Raises:
         UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist.
     """
     for name in (name for name in only if name not in CHECKS):
         raise UserError(f"no check {name!r}; there are {', '.join(CHECKS)}")
-    job = make_job(bundle, quantized, source, evaluation, gates, status)
+    job = replace(make_job(bundle, quantized, source, evaluation, gates, status), hashed=hashed)
     if evaluation:
         _ = job.held_out  # unreadable data is bad input, not a failed check
     there = {

@@ -139,6 +139,17 @@ def misspell(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("change", [dangle, misplace_weights, misdeclare, misspell])
+def test_types_are_found_wrong_without_reading_weights(
+    faithful: Path, tmp_path: Path, change: Callable[[Spec], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with large weights; only where in the file they lie is for `bytes` to find then."""
+    monkeypatch.setattr(packages, "LARGE", 1)
+    assert faults(faithful) == []
+    found = faults(edited(faithful, tmp_path, change))
+    assert bool(found) == (change is not misplace_weights)
+
+
+@pytest.mark.parametrize("change", [dangle, misplace_weights, misdeclare, misspell])
 def test_programs_that_do_not_parse(faithful: Path, tmp_path: Path, change: Callable[[Spec], None]) -> None:
     found = faults(edited(faithful, tmp_path, change))
     assert found[0].startswith("decode does not parse: ")

@@ -106,7 +106,7 @@ def test_control_one_flipped_bit_is_found(lowered: Lowered, tmp_path: Path) -> N
     name = "model.language_model.layers.1.mlp.up_proj.weight"
     packed = lowered.weights.packed(name)
     assert packed
-    codes = executorch_streams.linear_codes(packed).to_bytes()
+    codes = executorch_streams.linear_codes(packed.scheme, lambda: packed).to_bytes()
     data = bytearray((lowered.folder / FILE).read_bytes())
     data[data.index(codes) + len(codes) // 2] ^= 0x10
     (tmp_path / FILE).write_bytes(data)
@@ -114,7 +114,7 @@ def test_control_one_flipped_bit_is_found(lowered: Lowered, tmp_path: Path) -> N
 
 
 def test_every_linear_is_delegated(lowered: Lowered) -> None:
-    assert undelegated(lowered.folder, digests(lowered), "") == []
+    assert undelegated(ExecutorchWeights(lowered.folder), digests(lowered), "") == []
     calls = ExecutorchWeights(lowered.folder).operators()
     assert calls["XnnpackBackend"] == 4 * 3 + 1
     assert not {"aten::mm.out", "aten::addmm.out", "aten::linear.out"} & set(calls)
@@ -123,7 +123,7 @@ def test_every_linear_is_delegated(lowered: Lowered) -> None:
 def test_control_a_lost_delegation_is_found(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
     """All delegates of another backend."""
     monkeypatch.setattr("runtime.readback_executorch.BACKEND", "OtherBackend")
-    lost = undelegated(lowered.folder, digests(lowered), "")
+    lost = undelegated(ExecutorchWeights(lowered.folder), digests(lowered), "")
     assert len(lost) == 7 * 3 - 1 + 1  # the full layer has no v_proj; the tied embedding is the head
 
 
@@ -156,7 +156,10 @@ def test_streams_in_chunks(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(executorch_streams, "CHUNK", 100)
     codes = np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)
     packed = Packed(scheme, codes, np.ones((50, 64 // 32 if scheme.group else 1), np.float32))
-    for stream in executorch_streams.linear_codes(packed), executorch_streams.table_codes(packed):
+    for stream in (
+        executorch_streams.linear_codes(packed.scheme, lambda: packed),
+        executorch_streams.table_codes(packed),
+    ):
         whole_bytes = stream.to_bytes()
         assert len(stream) == len(whole_bytes) == 1600
         assert stream.prefix(70) == whole_bytes[:70]

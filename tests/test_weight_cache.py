@@ -56,7 +56,8 @@ class Made:
 
 def doubled(program: bytes, packed: Packed) -> bytes:
     """With other scales of a weight, and another name of them: what lowering would make of it."""
-    old, new = linear_scales(packed), linear_scales(Packed(INT4, packed.codes, packed.scales * 2))
+    other = Packed(INT4, packed.codes, packed.scales * 2)
+    old, new = linear_scales(INT4, lambda: packed), linear_scales(INT4, lambda: other)
     assert program.count(old.to_bytes()) == 1
     return program.replace(old.to_bytes(), new.to_bytes()).replace(old.name.encode(), new.name.encode())
 

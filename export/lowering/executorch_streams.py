@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.lowering.executorch_ops import Loader, as_table
+from export.schemes import Scheme
 from export.weights import Packed, Weights
 
 CHUNK = 1 << 24  # bytes in memory at once
@@ -25,24 +26,37 @@ CHUNK = 1 << 24  # bytes in memory at once
 class Stream(FileBackedData):
     """Bytes made of the rows of an array; ExecuTorch knows them as data that stays on disk."""
 
-    def __init__(self, rows: NDArray, make: Callable[[NDArray], NDArray]) -> None:
+    def __init__(self, load: Callable[[], NDArray], make: Callable[[NDArray], NDArray]) -> None:
         """
         Args:
+            load: the array; called whenever its bytes are wanted, so that nothing need be held until then.
             make: some rows to what is written of them, row by row.
         """
-        self.rows = rows
+        self.load = load
         self.make = make
 
+    @cached_property
+    def size(self) -> int:
+        """Values."""
+        return self.load().size
+
+    @cached_property
+    def _length(self) -> int:
+        rows = self.load()
+        return self.make(rows[:1]).nbytes * len(rows)
+
     def __len__(self) -> int:
-        return self.make(self.rows[:1]).nbytes * len(self.rows)
+        return self._length
 
     def chunks(self) -> Iterator[bytes]:
-        count = max(1, CHUNK // self.rows[:1].nbytes)
-        for start in range(0, len(self.rows), count):
-            yield np.ascontiguousarray(self.make(self.rows[start : start + count])).tobytes()
+        rows = self.load()
+        count = max(1, CHUNK // rows[:1].nbytes)
+        for start in range(0, len(rows), count):
+            yield np.ascontiguousarray(self.make(rows[start : start + count])).tobytes()
 
     def prefix(self, size: int) -> bytes:
-        return self.make(self.rows[: size // self.rows[:1].nbytes + 1]).tobytes()[:size]
+        rows = self.load()
+        return self.make(rows[: size // rows[:1].nbytes + 1]).tobytes()[:size]
 
     def sha256(self) -> bytes:
         return self._digest
@@ -70,14 +84,14 @@ class Stream(FileBackedData):
         """The file is the checkpoint's."""
 
 
-def linear_codes(packed: Packed) -> Stream:
+def linear_codes(scheme: Scheme, load: Callable[[], Packed]) -> Stream:
     """As XNNPACK wants them: int4 as the checkpoint packs it, int8 in two's complement."""
-    return Stream(packed.codes, (lambda rows: rows) if packed.scheme.bits == 4 else (lambda rows: rows ^ 0x80))
+    return Stream(lambda: load().codes, (lambda rows: rows) if scheme.bits == 4 else (lambda rows: rows ^ 0x80))
 
 
-def linear_scales(packed: Packed) -> Stream:
+def linear_scales(scheme: Scheme, load: Callable[[], Packed]) -> Stream:
     """bf16 of groups, fp32 of rows."""
-    return Stream(packed.scales, _bfloat16 if packed.scheme.group else lambda rows: rows)
+    return Stream(lambda: load().scales, _bfloat16 if scheme.group else lambda rows: rows)
 
 
 def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -87,7 +101,8 @@ def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def table_codes(packed: Packed) -> Stream:
     """As the embedding kernels want them."""
-    return Stream(packed.codes, lambda rows: as_table(torch.from_numpy(np.array(rows)), packed.scheme).numpy())
+    codes, scheme = packed.codes, packed.scheme
+    return Stream(lambda: codes, lambda rows: as_table(torch.from_numpy(np.array(rows)), scheme).numpy())
 
 
 ORIGINAL = ".parametrizations.weight.original"  # what torch.export makes of the parts of a quantized weight
@@ -127,9 +142,19 @@ class Sources:
             return None
         name = parameter.partition(ORIGINAL)[0].removeprefix(TREE) + ".weight"
         if name not in self._linears:  # hashed once, for all methods and delegates
-            packed = self.weights.packed(name)
-            self._linears[name] = (linear_codes(packed), linear_scales(packed)) if packed else None
+            self._linears[name] = self._streams(name)
         return self._linears[name]
+
+    def _streams(self, name: str) -> tuple[Stream, Stream] | None:
+        """The weight is opened anew for each: codes that are mapped and scales that are not take memory while held."""
+
+        def load() -> Packed:
+            packed = self.weights.packed(name)
+            assert packed
+            return packed
+
+        packed = self.weights.packed(name)
+        return (linear_codes(packed.scheme, load), linear_scales(packed.scheme, load)) if packed else None
 
     def table(self, address: int) -> Stream | None:
         """Of an embedding, by the address of its stand-in."""

@@ -4,16 +4,15 @@ from collections.abc import Iterator
 
 from runtime.job import EMBEDDING, Job
 from runtime.manifest import Measure
-from runtime.readback_executorch import BACKEND, ExecutorchWeights, undelegated
+from runtime.readback_executorch import BACKEND, undelegated
 
 FORMAT = "executorch"
 
 
 def run(job: Job) -> Iterator[Measure]:
-    folder = job.bundle / FORMAT
-    lost = undelegated(folder, job.manifest.tensors, f"{EMBEDDING}.weight")
+    weights = job.executorch
+    lost = undelegated(weights, job.manifest.tensors, f"{EMBEDDING}.weight")
     yield job.measure("delegation", "undelegated", len(lost), engine=FORMAT, note="; ".join(lost))
-    weights = ExecutorchWeights(folder)
     calls = weights.operators()
     portable = ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in calls.items() if name != BACKEND)
     yield job.measure("delegation", "delegates", calls.get(BACKEND, 0), engine=FORMAT, note=f"portable: {portable}")

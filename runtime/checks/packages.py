@@ -1,8 +1,12 @@
 """Would Core ML load and run the packages as they are meant? What can be told without it."""
 
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from runtime.coreml_tools import coremltools
 from runtime.errors import UserError
@@ -11,6 +15,7 @@ from runtime.manifest import Measure
 from runtime.mil.program import READ, WRITE, Function, Immediate, Name, Program, Type, read_program
 
 FORMAT = "coreml"
+LARGE = 1 << 20  # values of a weight
 NAMED = 3  # faults spelled out
 
 
@@ -63,7 +68,7 @@ def _target(program: Program) -> str:
 
 
 def _unparsed(program: Program) -> Iterator[str]:
-    """What coremltools' own parser refuses, which infers all types anew. Functions one by one: it expands weights."""
+    """What coremltools' own parser refuses, which infers all types anew."""
     from coremltools.converters.mil.frontend.milproto.load import load
 
     version = program.spec.specificationVersion
@@ -72,9 +77,33 @@ def _unparsed(program: Program) -> Iterator[str]:
         alone.mlProgram.version = program.spec.mlProgram.version
         alone.mlProgram.functions[name].CopyFrom(function)
         try:
-            load(alone, version, file_weights_dir=str(program.folder / "weights"))
+            with _large_weights_unread():
+                load(alone, version, file_weights_dir=str(program.folder / "weights"))
         except Exception as error:  # asserts, KeyError, errors of the C++ reader
             yield f"{name} does not parse: {(str(error) or type(error).__name__).splitlines()[0]}"
+
+
+@contextmanager
+def _large_weights_unread() -> Iterator[None]:
+    """The parser takes a byte for each int4 code, several times over; types need no values, and `bytes` reads them."""
+    from coremltools.converters.mil.frontend.milproto import load as parser
+    from coremltools.converters.mil.frontend.milproto.helper import proto_to_types
+    from coremltools.converters.mil.mil import types
+
+    usual = parser._load_value
+
+    def load_value(context: Any, value: Any) -> Any:
+        shape = [axis.constant.size for axis in value.type.tensorType.dimensions]
+        if value.WhichOneof("value") != "blobFileValue" or math.prod(shape) < LARGE:
+            return usual(context, value)
+        dtype = types.nptype_from_builtin(proto_to_types(value.type).get_primitive())
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    parser._load_value = load_value
+    try:
+        yield
+    finally:
+        parser._load_value = usual
 
 
 # What the description promises

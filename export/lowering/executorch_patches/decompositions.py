@@ -6,6 +6,7 @@ been done, another is needed only where the graph holds an operator of its table
 
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakSet
 
 from executorch.exir.program._program import contains_any_call_fn_target_op
 from torch.export import ExportedProgram
@@ -15,18 +16,16 @@ from export.lowering.executorch_patches import replaced
 
 def fewer_traces() -> AbstractContextManager[None]:
     usual = ExportedProgram.run_decompositions
-    functional: set[int] = set()  # ids of programs that came out of a decomposition
-    kept: list[ExportedProgram] = []  # so that no id is used twice
+    functional: WeakSet[ExportedProgram] = WeakSet()  # that came out of a decomposition
 
     def run(self: ExportedProgram, table: Any = None, *arguments: Any, **options: Any) -> ExportedProgram:
         if table is not None and not table:
             return self
-        done = id(self) in functional and table is not None
+        done = self in functional and table is not None
         if done and not contains_any_call_fn_target_op(self.graph_module, table):
             return self
         program = usual(self, table, *arguments, **options)
-        functional.add(id(program))
-        kept.append(program)
+        functional.add(program)
         return program
 
     return replaced(ExportedProgram, "run_decompositions", run)

@@ -70,7 +70,7 @@ def _scales(sources: Sources) -> Any:
         if found is None:
             return usual(self, quant, graph, sources.tag)
         _, scales = found
-        place = dict(scale=[], channel_dim=quant.axis, num_scales=scales.rows.size,
+        place = dict(scale=[], channel_dim=quant.axis, num_scales=scales.size,
                      scale_buffer_idx=_store(self, graph, f"{SCALE}{scales.name}", scales, sources.tag))  # fmt: skip
         if quant.per_channel_group:
             return PerChannelGroupQuant(group_size=quant.group_size, **place)
