@@ -35,7 +35,7 @@ class ExecutorchOps(TorchOps):
 
 def _pairs(rows: Tensor) -> Tensor:
     """uint8 [..., n] -> fp32 [..., 2 n], the low nibble first."""
-    return torch.stack((rows & 15, rows >> 4), -1).flatten(-2).float()
+    return torch.stack((rows & 15, torch.bitwise_right_shift(rows, 4)), -1).flatten(-2).float()
 
 
 @dataclass(frozen=True)
