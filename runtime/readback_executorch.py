@@ -26,7 +26,7 @@ OUTSIDE = 1  # TensorDataLocation.EXTERNAL
 HASH = 64  # characters of a name that is a sha256
 BACKEND = "XnnpackBackend"
 DECODER = "text_decoder"
-CONSTANTS = {0: np.uint8, 1: np.int8, 5: np.float16, 6: np.float32}  # ScalarType of those that hold weights
+CONSTANTS = {0: np.uint8, 1: np.int8, 6: np.float32, 15: np.uint16}  # ScalarType of those that hold weights
 
 
 class ExecutorchWeights:
@@ -148,12 +148,12 @@ class _Wanted:
     """What is looked for, so that large data need not be hashed in every form."""
 
     digests: frozenset[str]
-    dtypes: frozenset[str]  # of weights that are not quantized
+    dtypes: frozenset[str]  # of weights that are not quantized, and of scales
 
     @classmethod
     def of(cls, tensors: Sequence[TensorDigest]) -> "_Wanted":
         digests = {digest for tensor in tensors for digest in (tensor.sha256, tensor.scales_sha256) if digest}
-        return cls(frozenset(digests), frozenset(tensor.dtype for tensor in tensors) - frozenset(BITS))
+        return cls(frozenset(digests), frozenset(tensor.dtype for tensor in tensors) - frozenset(BITS) | {"bfloat16"})
 
 
 def _taken(mapped: NDArray, digests: Iterator[str]) -> set[str]:
@@ -177,16 +177,14 @@ def _blob_digests(name: str, blob: NDArray, wanted: _Wanted) -> Iterator[str]:
         return
     if not name.startswith(SCALE):
         yield digest_of(part ^ 0x80 for part in pieces(blob))
-    yield from _floats(blob, wanted.dtypes | {"bfloat16"})
+    yield from _floats(blob, wanted.dtypes)
 
 
 def _constant_digests(constant: NDArray, wanted: _Wanted) -> Iterator[str]:
-    if constant.dtype == np.uint8:  # an embedding, the even column high
-        yield digest_of(part >> 4 | part << 4 for part in pieces(constant))
+    if constant.dtype in (np.uint8, np.uint16):  # an embedding's codes and scales, int4 and bf16
+        yield digest_of(pieces(constant))
     elif constant.dtype == np.int8:
         yield digest_of(part.view(np.uint8) ^ 0x80 for part in pieces(constant))
-    elif constant.dtype == np.float16:  # its scales
-        yield digest_of(narrow((part.astype(np.float32) for part in pieces(constant)), "bfloat16"))
     else:
         yield from _floats(constant.view(np.uint8), wanted.dtypes)
 

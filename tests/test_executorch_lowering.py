@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from export.lowering import executorch_patches, executorch_streams
+from export.lowering import executorch_patches, executorch_program, executorch_streams
 from export.lowering.executorch_ops import whole
 from export.lowering.executorch_patches.decompositions import fewer_traces
 from export.lowering.executorch_patches.delegates import prepared_once
 from export.lowering.executorch_patches.dependencies import lazy_dependencies
+from export.lowering.executorch_patches.stored_once import SEGMENT_ALIGNMENT
 from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_program import export_methods, lower
 from export.lowering.executorch_streams import Sources, Stream
@@ -26,6 +27,7 @@ from runtime.readback_executorch import ExecutorchWeights, differences, undelega
 from runtime.sessions.executorch import DATA_FILE, FILE, ExecutorchSession
 from tests import random_models as models
 from tests.executorch_models import SHALLOW, SIZES, Lowered, constants
+from tests.executorch_models import lower as lower_model
 from tests.parity import logits_of, quantize
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
@@ -53,7 +55,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
 
 
 def test_streams_and_remedies_together_write_the_stock_bytes(lowered: Lowered) -> None:
-    """Stock: whole weights in memory, nothing patched."""
+    """Stock: whole weights in memory, nothing patched but that what is shared is stored once."""
     methods = export_methods(lowered.model, whole(lowered.weights), SIZES)
     assert lower(methods, constants(lowered.model)).buffer == (lowered.folder / FILE).read_bytes()
 
@@ -73,6 +75,30 @@ def test_each_remedy_writes_the_same_bytes() -> None:
     plain = hashlib.sha256(write()).hexdigest()
     for name, remedy in REMEDIES.items():
         assert hashlib.sha256(write(remedy)).hexdigest() == plain, name
+
+
+def test_a_tied_embedding_is_stored_once(lowered: Lowered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes its bytes off the file, and changes no bit of what comes out."""
+    packed = lowered.weights.packed(EMBEDDING)
+    assert packed
+    monkeypatch.setattr(executorch_program, "stored_once", nullcontext)
+    twice = ExecutorchSession(lower_model(lowered.model, lowered.weights, tmp_path))
+    table, scales = packed.codes.nbytes, packed.scales.nbytes // (2 if packed.scheme.group else 1)
+    saved = (tmp_path / FILE).stat().st_size - (lowered.folder / FILE).stat().st_size
+    assert 0 <= saved - table - scales < 2 * SEGMENT_ALIGNMENT
+    ids, prompt = torch.arange(lowered.model.text.vocabulary)[None, :64], models.text_prompt(30, 20)
+    rows = torch.from_numpy(packed.rows(0, 64).dense) * lowered.model.text.hidden**0.5
+    wanted = logits_of(twice, prompt, [20])
+    for session in lowered.session, twice:
+        assert torch.equal(session._embedding.execute([ids])[0][0, :, :-1], rows)
+        assert all(np.array_equal(found, wanted[at]) for at, found in logits_of(session, prompt, [20]).items())
+
+
+def test_a_tied_embedding_is_stored_once_in_a_data_file(apart: Lowered) -> None:
+    packed = apart.weights.packed(EMBEDDING)
+    assert packed
+    data = (apart.folder / DATA_FILE).read_bytes()
+    assert data.count(packed.codes.tobytes()) == 1 and packed.codes.tobytes() not in (apart.folder / FILE).read_bytes()
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +182,11 @@ def test_streams_in_chunks(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(executorch_streams, "CHUNK", 100)
     codes = np.random.default_rng(0).integers(0, 256, (50, 32), np.uint8)
     packed = Packed(scheme, codes, np.ones((50, 64 // 32 if scheme.group else 1), np.float32))
-    for stream in (
-        executorch_streams.linear_codes(packed.scheme, lambda: packed),
-        executorch_streams.table_codes(packed),
-    ):
-        whole_bytes = stream.to_bytes()
-        assert len(stream) == len(whole_bytes) == 1600
-        assert stream.prefix(70) == whole_bytes[:70]
-        assert stream.sha256() == hashlib.sha256(whole_bytes).digest()
+    stream = executorch_streams.linear_codes(packed.scheme, lambda: packed)
+    whole_bytes = stream.to_bytes()
+    assert len(stream) == len(whole_bytes) == 1600
+    assert stream.prefix(70) == whole_bytes[:70]
+    assert stream.sha256() == hashlib.sha256(whole_bytes).digest()
     assert isinstance(stream, Stream)
 
 

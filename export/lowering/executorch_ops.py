@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import executorch.kernels.quantized  # noqa: F401  registers the quantized embeddings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +13,7 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
 
 from export.lowering.torch_modules import DTYPES, scales_of
 from export.lowering.torch_ops import TorchOps
-from export.schemes import Scheme, unpack
+from export.schemes import INT4, Scheme, unpack
 from export.weights import Packed, Weights
 
 ACTIVATIONS = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN
@@ -24,14 +23,19 @@ class ExecutorchOps(TorchOps):
     """Vocabulary[Tensor]. A packed linear rounds what comes in to int8, token by token, as its weight's type says."""
 
     def embed(self, ids: Tensor, module: str) -> Tensor:
-        """Where the table is packed, by ExecuTorch's own kernels, which touch no row but those asked for."""
-        table = self.weight(f"{module}.weight")
-        if table.is_floating_point():
-            return F.embedding(ids, table)
-        scales, kernels = self.weight(scales_of(f"{module}.weight")), torch.ops.quantized_decomposed
-        if table.dtype == torch.uint8:
-            return kernels.embedding_4bit.dtype(table, scales, None, -8, 7, ids, dtype=torch.float32)
-        return kernels.embedding_byte.dtype(table, scales, None, -128, 127, ids, dtype=torch.float32)
+        """Where the table is packed, of the rows asked for alone, and exactly: a code times its scale is."""
+        rows = F.embedding(ids, self.weight(f"{module}.weight"))
+        if rows.is_floating_point():
+            return rows
+        scales = F.embedding(ids, self.weight(scales_of(f"{module}.weight"))).float()
+        codes = _pairs(rows) - INT4.offset if rows.dtype == torch.uint8 else rows.float()
+        groups = codes.unflatten(-1, (scales.shape[-1], codes.shape[-1] // scales.shape[-1]))
+        return (groups * scales[..., None]).flatten(-2)
+
+
+def _pairs(rows: Tensor) -> Tensor:
+    """uint8 [..., n] -> fp32 [..., 2 n], the low nibble first."""
+    return torch.stack((rows & 15, torch.bitwise_right_shift(rows, 4)), -1).flatten(-2).float()
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class Loader:
     """Weights as the tensors that a traced module owns."""
 
     weights: Weights
-    codes: Callable[[Packed], Tensor]  # of a linear, int8 [out, in], and of an embedding as its kernel wants them
+    codes: Callable[[Packed], Tensor]  # of a linear, int8 [out, in]
     scales: Callable[[Packed], Tensor]
-    table: Callable[[Packed], Tensor]
+    table: Callable[[str, Packed], Tensor]  # codes of an embedding, by its name
 
     def linear(self, name: str) -> Tensor:
         """Of a linear, or dense."""
@@ -51,12 +55,12 @@ class Loader:
         return _quantized(packed.scheme, self.codes(packed), self.scales(packed))
 
     def embedding(self, name: str) -> dict[str, Tensor]:
-        """The table and, where it is packed, its scales."""
+        """The table and, where it is packed, its scales: the very bytes that the delegate of a tied head has."""
         packed = self.weights.packed(name)
         if packed is None:
             return {name: torch.from_numpy(self.weights.dense(name))}
-        # Every scale is exact in fp16, which takes half the room and which the kernels read.
-        return {name: self.table(packed), scales_of(name): torch.from_numpy(packed.scales).half()}
+        scales = torch.from_numpy(packed.scales)
+        return {name: self.table(name, packed), scales_of(name): scales.bfloat16() if packed.scheme.group else scales}
 
 
 def whole(weights: Weights) -> Loader:
@@ -65,13 +69,13 @@ def whole(weights: Weights) -> Loader:
         weights,
         codes=lambda packed: unpack(torch.from_numpy(packed.codes), packed.scheme),
         scales=lambda packed: torch.from_numpy(packed.scales).clone(),
-        table=lambda packed: as_table(torch.from_numpy(packed.codes), packed.scheme),
+        table=lambda name, packed: as_table(torch.from_numpy(packed.codes), packed.scheme),
     )
 
 
 def as_table(codes: Tensor, scheme: Scheme) -> Tensor:
-    """Packed codes as the embedding kernels read them: uint8 with the even column high, or int8."""
-    return codes >> 4 | codes << 4 if scheme.bits == 4 else (codes ^ 0x80).view(torch.int8)
+    """Packed codes as XNNPACK wants them: int4 in uint8 as they are, int8 in two's complement."""
+    return codes if scheme.bits == 4 else (codes ^ 0x80).view(torch.int8)
 
 
 def _quantized(scheme: Scheme, codes: Tensor, scales: Tensor) -> Tensor:

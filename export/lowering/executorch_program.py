@@ -30,6 +30,7 @@ from export.config import Model
 from export.lowering.executorch_modules import AudioEncoder, TextDecoder, TokenEmbedding, VisionEncoder, patch_side
 from export.lowering.executorch_ops import Loader
 from export.lowering.executorch_patches.fast import fast
+from export.lowering.executorch_patches.stored_once import SEGMENT_ALIGNMENT, stored_once
 from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_streams import Sources
 from export.lowering.torch_modules import Sizes
@@ -125,16 +126,18 @@ def lower(
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         constant_methods=constants,
     )
-    return edge.to_executorch(
-        ExecutorchBackendConfig(
-            extract_delegate_segments=True,
-            do_quant_fusion_and_const_prop=False,
-            external_constants=(lambda node: tag) if tag else False,
-            run_reinplace_pass=True,  # caches are written in place; right only while a cache is 3-D and never viewed
-            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
-            sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-        )
+    config = ExecutorchBackendConfig(
+        extract_delegate_segments=True,
+        segment_alignment=SEGMENT_ALIGNMENT,
+        constant_tensor_alignment=SEGMENT_ALIGNMENT,  # a constant may be a delegate's segment
+        do_quant_fusion_and_const_prop=False,
+        external_constants=(lambda node: tag) if tag else False,
+        run_reinplace_pass=True,  # caches are written in place; right only while a cache is 3-D and never viewed
+        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+        sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
     )
+    with stored_once():
+        return edge.to_executorch(config)
 
 
 def _partitioner(program: ExportedProgram) -> XnnpackPartitioner:

@@ -16,7 +16,7 @@ from executorch.exir._serialize._cord import FileBackedData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.lowering.executorch_ops import Loader, as_table
+from export.lowering.executorch_ops import Loader
 from export.schemes import Scheme
 from export.weights import Packed, Weights
 
@@ -99,12 +99,6 @@ def _bfloat16(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
     return (np.ascontiguousarray(rows).view(np.uint32) >> 16).astype(np.uint16)
 
 
-def table_codes(packed: Packed) -> Stream:
-    """As the embedding kernels want them."""
-    codes, scheme = packed.codes, packed.scheme
-    return Stream(lambda: codes, lambda rows: as_table(torch.from_numpy(np.array(rows)), scheme).numpy())
-
-
 ORIGINAL = ".parametrizations.weight.original"  # what torch.export makes of the parts of a quantized weight
 TREE = "weights."  # attribute of a method's module that holds its weights
 
@@ -131,16 +125,19 @@ class Sources:
             table=self._stand_in,
         )
 
-    def _stand_in(self, packed: Packed) -> Tensor:
-        codes = torch.from_numpy(packed.codes)
-        self._tables[codes.data_ptr()] = table_codes(packed)
+    def _stand_in(self, name: str, packed: Packed) -> Tensor:
+        codes, parts = torch.from_numpy(packed.codes), self._parts(name)
+        assert parts
+        self._tables[codes.data_ptr()] = parts[0]
         return codes if packed.scheme.bits == 4 else codes.view(torch.int8)
 
     def linear(self, parameter: str | None) -> tuple[Stream, Stream] | None:
         """Codes and scales of a traced parameter; None where it is not packed."""
         if parameter is None or ORIGINAL not in parameter:
             return None
-        name = parameter.partition(ORIGINAL)[0].removeprefix(TREE) + ".weight"
+        return self._parts(parameter.partition(ORIGINAL)[0].removeprefix(TREE) + ".weight")
+
+    def _parts(self, name: str) -> tuple[Stream, Stream] | None:
         if name not in self._linears:  # hashed once, for all methods and delegates
             self._linears[name] = self._streams(name)
         return self._linears[name]

@@ -1,6 +1,7 @@
 """Changes to ExecuTorch's private internals: each in a file of its own, undone when lowering ends.
 
-They were written against one version, refuse any other, and tests show that none of them changes a byte of a `.pte`.
+They were written against one version, refuse any other, and tests show that none of them changes a byte of a `.pte`,
+but for the one that stores shared data once.
 """
 
 from collections.abc import Iterator
