@@ -1,7 +1,6 @@
 """The benchmark beside llama.cpp: its model as GGUF's own reader sees it, its arithmetic, and what it says."""
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import gguf_model
 from benchmarks.gguf_model import matrices, matrix_bytes, write_gguf
-from benchmarks.peers import PEER, _llama_bench, missed, run_llama, summarize
+from benchmarks.peers import PEER, main, missed, run_llama, summarize
 from benchmarks.random_checkpoint import TEXT
 from runtime.errors import UserError
 
@@ -77,11 +75,18 @@ def test_bars_are_missed_where_an_engine_is_slower() -> None:
 def test_missing_tools_are_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match="pip install gguf"):
-        gguf_model.gguf()
+        write_gguf(tmp_path / "model.gguf", LAYERS, NARROW)
     with pytest.raises(UserError, match="name a llama-bench executable"):
         run_llama(tmp_path / "none", tmp_path, 1)
     with pytest.raises(UserError, match="fails"):
-        _llama_bench(Path("/bin/false"), tmp_path, 1)
-    command = [sys.executable, "-m", "benchmarks.peers", f"--gguf-bench={tmp_path}/none", f"--folder={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "is no file" in done.stderr
+        run_llama(Path("/bin/false"), tmp_path, 1)
+
+
+def test_bad_input_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["peers", f"--gguf-bench={tmp_path}/none", f"--folder={tmp_path}"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is no file" in line and not list(tmp_path.iterdir())
