@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.decoders import FIRST, build, import_engine, one_round, open_session
 from benchmarks.measuring import in_child, memory
-from runtime.sessions.base import Logits, ModelInputs, Session
+from runtime.sessions.base import Logits
 
 MODULE = "benchmarks.executorch_speed"
 ENGINES = "onnx", "ours", "sdpa", "stock"
-PROMPT, STEPS = 256, 12  # positions prefilled and decoded in each round
-FIRST = 200  # token; earlier ones may stand for images and audio
 LOADS = {  # name to engine and whether there is a weight cache
     "onnx": ("onnx", False), "ours": ("ours", False), "ours, cache written": ("ours", True),
     "ours, cache read": ("ours", True), "stock": ("stock", False),
@@ -36,84 +34,21 @@ LOADS = {  # name to engine and whether there is a weight cache
 Facts = dict[str, Any]
 
 
-# What is measured
-
-
-def build(folder: Path, layers: int, context: int) -> None:
-    """One quantized checkpoint, lowered in every way."""
-    from benchmarks.random_checkpoint import write_checkpoint
-    from export.models import EMBEDDED
-    from export.quantize import quantize
-    from export.recipes import find_recipe
-    from export.sources import open_source
-
-    source, quantized = folder / "source" if layers else EMBEDDED["tiny"], folder / "quantized"
-    if not quantized.exists():
-        if layers:
-            write_checkpoint(source, layers)
-        quantize(open_source(source), find_recipe("int4"), "benchmark", quantized)
-    for name in ENGINES:
-        if not (folder / name).exists():
-            lower(name, quantized, folder / name, context)
-
-
-def lower(name: str, quantized: Path, folder: Path, context: int) -> None:
-    """One way, into a new folder."""
-    from benchmarks.executorch_peers import write_peer
-    from export.checkpoint import CheckpointWeights
-    from export.config import read_model
-    from export.lowering.onnx_program import write_onnx
-    from export.lowering.torch_modules import Sizes
-
-    weights = CheckpointWeights(quantized)
-    model = read_model(weights.config)
-    folder.mkdir()
-    if name == "onnx":
-        write_onnx(model, weights, quantized, folder, context)
-    else:
-        write_peer(name, model, weights, quantized, folder, Sizes.of(model, quantized, context))
-
-
-def open_session(folder: Path, name: str, threads: int, cache: Path | None = None) -> Session:
-    if name == "onnx":
-        from runtime.sessions.onnx import OnnxSession
-
-        return OnnxSession(folder / name, threads)
-    from runtime.sessions.executorch import ExecutorchSession
-
-    if name != "ours":
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  registers custom_sdpa
-    return ExecutorchSession(folder / name, threads, cache)
-
-
 # Speed
 
 
 def measure_speed(folder: Path, threads: int, rounds: int) -> Facts:
     """Milliseconds per token by engine, each in every round, and how far its logits are from those of `ours`."""
-    sessions = {name: open_session(folder, name, threads) for name in ENGINES}
+    sessions = {name: open_session(folder / name, threads) for name in ENGINES}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ENGINES}
     logits: dict[str, Logits] = {}
     for number in range(rounds + 1):
         for name, session in sessions.items():
-            taken, logits[name] = one_round(session)
+            prefill, steps, logits[name] = one_round(session)
             if number:  # the first one warms up
-                times[name].append(taken)
+                times[name].append((prefill, statistics.median(steps)))
     return {name: summary(times[name], times["onnx"]) | {"apart": apart(logits[name], logits["ours"])}
             for name in ENGINES}  # fmt: skip
-
-
-def one_round(session: Session) -> tuple[tuple[float, float], Logits]:
-    """Milliseconds per token of prefill and of decoding, and the last logits."""
-    session.reset()
-    start = time.perf_counter()
-    session.prefill(ModelInputs(np.arange(PROMPT, dtype=np.int64) + FIRST))
-    prefill, steps = time.perf_counter() - start, []
-    for token in range(STEPS):
-        start = time.perf_counter()
-        logits = session.decode(token + FIRST)
-        steps.append(time.perf_counter() - start)
-    return (1e3 * prefill / PROMPT, 1e3 * statistics.median(steps)), logits
 
 
 def summary(own: list[tuple[float, float]], other: list[tuple[float, float]]) -> Facts:
@@ -143,30 +78,12 @@ def measure_load(folder: Path, load: str, threads: int) -> Facts:
             file.unlink()
     import_engine(folder / name, cache)
     before, start = memory(), time.perf_counter()
-    session = open_session(folder, name, threads, cache)
+    session = open_session(folder / name, threads, cache)
     opened = time.perf_counter() - start
     session.decode(FIRST)
     after = memory()
     return {"open_s": round(opened, 2), "first_token_s": round(time.perf_counter() - start, 2),
             **{kind: round(after[kind] - before[kind]) for kind in before}}  # fmt: skip
-
-
-def import_engine(folder: Path, cache: Path | None) -> None:
-    """Imports take seconds. With a cache the engine's come last, as the cache must be there before it."""
-    wanted = ["runtime.sessions.onnx"]
-    if folder.name != "onnx":
-        from runtime.sessions.executorch import artifact_files
-        from runtime.weight_cache import WeightCache
-
-        wanted = [
-            "executorch.kernels.quantized",
-            "executorch.runtime",
-            "executorch.extension.llm.custom_ops.custom_ops",
-        ]
-        if cache:
-            WeightCache(cache, artifact_files(folder))
-    for name in wanted:
-        import_module(name)
 
 
 # Reports
@@ -196,7 +113,7 @@ def main() -> None:
                  else measure_load(folder, given.only, given.threads))  # fmt: skip
         print(json.dumps(found))
         return
-    build(folder, given.layers, given.context)
+    build(folder, given.layers, given.context, ENGINES)
     arguments = [f"--{name}={getattr(given, name)}" for name in ("layers", "threads", "rounds", "folder")]
     speed = in_child(MODULE, *arguments, "--only=speed")
     loads = {name: in_child(MODULE, *arguments, f"--only={name}") for name in LOADS}

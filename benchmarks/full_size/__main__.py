@@ -22,6 +22,7 @@ from runtime.errors import UserError
 
 MODULE = "benchmarks.full_size"
 STATE = "state.json"  # what was measured, by stage
+CACHED = "writes", "reads"  # runs with the weight cache
 
 
 def main(
@@ -73,6 +74,7 @@ def run_all(work: Work, formats: list[str], threads: list[str]) -> dict[str, lis
     """What was measured, by stage; stages that are done already are not done again."""
     wanted = ["source", "quantize", *formats]
     wanted += [f"run {name} {count}" for name in formats if name in ENGINES for count in threads]
+    wanted += [f"run executorch {threads[0]} {cached}" for cached in CACHED if "executorch" in formats]
     state = read_state(work, wanted)
     for stage in (stage for stage in wanted if stage not in state):
         typer.echo(f"{stage} ...", err=True)

@@ -1,6 +1,5 @@
 """An artifact run by its engine: load time, time per token beside what memory alone needs, and memory taken."""
 
-import math
 import statistics
 import time
 from math import isqrt
@@ -9,25 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.executorch_speed import import_engine
+from benchmarks.decoders import FIRST, import_engine, open_session, read_per_token
 from benchmarks.measuring import bandwidth, forget, forget_peak, memory
 from export.checkpoint import QuantizationRecord
 from runtime.manifest import read_manifest
-from runtime.readback import BITS
 from runtime.sessions.base import ModelInputs, Session
 
 PROMPT, STEPS = 16, 8  # tokens prefilled and decoded
-FIRST = 200  # token; earlier ones may stand for images and audio
 
 
-def run(engine: str, folder: Path, record: QuantizationRecord, threads: int) -> dict[str, Any]:
+def run(
+    name: str, folder: Path, record: QuantizationRecord, threads: int, cache: Path | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Loads an artifact, prefills text and an image, decodes; what is said means nothing, weights being random."""
-    import_engine(folder, None)
+    import_engine(folder, cache)
     speed = bandwidth(threads)
     forget(folder)
     forget_peak()
     before, begun = memory(), time.perf_counter()
-    session = open_session(engine, folder, threads)
+    session = open_session(folder, threads, cache)
     load, loaded = time.perf_counter() - begun, memory()
     prefill = _timed(session, ModelInputs(np.arange(PROMPT, dtype=np.int64) + FIRST))
     picture = image(folder)
@@ -36,21 +35,11 @@ def run(engine: str, folder: Path, record: QuantizationRecord, threads: int) -> 
     steady, token = memory(), statistics.median(steps)
     floor = read_per_token(record) / speed
     return {
-        "name": f"run {engine}, threads {threads}", "threads": threads, "load_seconds": load,
+        "name": name, "threads": threads, "load_seconds": load,
         "prefill_seconds": prefill, "image_tokens": len(picture.input_ids), "image_seconds": image_seconds,
         "token_seconds": token, "bandwidth": speed, "ratio_to_memory": token / floor,
         **_grown("loaded", before, loaded), **_grown("steady", before, steady), "peak_mib": steady["peak_mib"],
     }  # fmt: skip
-
-
-def open_session(engine: str, folder: Path, threads: int) -> Session:
-    if engine == "onnx":
-        from runtime.sessions.onnx import OnnxSession
-
-        return OnnxSession(folder, threads)
-    from runtime.sessions.executorch import ExecutorchSession
-
-    return ExecutorchSession(folder, threads)
 
 
 def _timed(session: Session, inputs: ModelInputs) -> float:
@@ -74,10 +63,3 @@ def image(folder: Path) -> ModelInputs:
     values = np.random.default_rng(0).random((1, side**2, 3 * 48**2), np.float32)
     cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(1, -1, 2)
     return ModelInputs(ids, values, cells)
-
-
-def read_per_token(record: QuantizationRecord) -> float:
-    """Bytes of the weights that every token needs, a tied head being one of them: codes and 16-bit scales."""
-    quantized = [tensor for tensor in record.tensors if tensor.dtype in BITS]
-    return sum(math.prod(tensor.shape) * (BITS[tensor.dtype] + 16 / (tensor.group or tensor.shape[1])) / 8
-               for tensor in quantized)  # fmt: skip

@@ -18,7 +18,7 @@ from export.recipes import find_recipe
 from export.sources import open_source
 from runtime.coreml_tools import coremltools
 
-CONTEXT = 4096  # positions, the default of an export
+CONTEXT = 8192  # positions, the default of an export
 LATE = {  # modules that an export imports when it needs them
     "executorch": ["export.lowering.executorch_ports", "export.lowering.executorch_program"],
     "coreml": ["export.lowering.coreml_bundle"],
@@ -30,12 +30,14 @@ def perform(stage: str, work: Work) -> list[Facts]:
     """Runs a stage in this process; returns what was measured of its steps.
 
     Args:
-        stage: `source`, `quantize`, a format, or `run` with an engine and a number of threads.
+        stage: `source`, `quantize`, a format, or `run` with an engine, a number of threads and, where the engine's
+            packed weights go to a file, what is done with it: `writes` or `reads`.
     """
     name, *options = stage.split()
     if name == "run":
-        engine, threads = options
-        return [run(engine, work.bundle(engine) / engine, _record(work), int(threads))]
+        engine, threads, *cached = options
+        cache = work.folder / "weight_cache" if cached else None
+        return [run(stage, work.bundle(engine) / engine, _record(work), int(threads), cache)]
     stages: dict[str, Callable[[Work], list[Facts]]] = {"source": _write_source, "quantize": _quantize}
     return stages[name](work) if name in stages else _bundle(work, name)
 

@@ -17,7 +17,6 @@ from executorch.exir.schema import DataSegment, Program
 from export.lowering.executorch_patches import replaced
 
 SEGMENT_ALIGNMENT = 128  # bytes
-Piece = bytes | FileBackedData
 
 
 @contextmanager
@@ -58,5 +57,5 @@ def _find(constants: Cord, data: Cord) -> int | None:
     return None
 
 
-def _digest(piece: Piece) -> bytes:
+def _digest(piece: "bytes | FileBackedData") -> bytes:
     return hashlib.sha256(piece).digest() if isinstance(piece, bytes) else piece.sha256()
