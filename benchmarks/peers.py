@@ -182,10 +182,12 @@ def main() -> None:
         if given.gguf_bench and not given.gguf_bench.is_file():
             raise UserError(f"{given.gguf_bench} is no file: name a llama-bench executable")
         make(folder, given.layers, given.context, bool(given.gguf_bench))
+        results = [one_count(given, folder, threads) for threads in given.threads]
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode) from None  # the child has said why
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    results = [one_count(given, folder, threads) for threads in given.threads]
     if not given.json:
         show(given.layers, results)
     print(json.dumps({"layers": given.layers, "weights": "random", PEER: bool(given.gguf_bench), "results": results}))
