@@ -174,17 +174,22 @@ def _cell(value: float | None, bar: float | None) -> str:
 
 def main() -> None:
     given = parse()
-    folder = given.folder / f"12b-{given.layers}"
     try:
-        if given.only:
-            print(json.dumps(measure(folder, given.only, given.rounds, given.gguf_bench)))
-            return
-        if given.gguf_bench and not given.gguf_bench.is_file():
-            raise UserError(f"{given.gguf_bench} is no file: name a llama-bench executable")
-        make(folder, given.layers, given.context, bool(given.gguf_bench))
+        run(given, given.folder / f"12b-{given.layers}")
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode) from None  # the child has said why
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+
+
+def run(given: argparse.Namespace, folder: Path) -> None:
+    if given.only:
+        print(json.dumps(measure(folder, given.only, given.rounds, given.gguf_bench)))
+        return
+    if given.gguf_bench and not given.gguf_bench.is_file():
+        raise UserError(f"{given.gguf_bench} is no file: name a llama-bench executable")
+    make(folder, given.layers, given.context, bool(given.gguf_bench))
     results = [one_count(given, folder, threads) for threads in given.threads]
     if not given.json:
         show(given.layers, results)
