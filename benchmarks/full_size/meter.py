@@ -83,5 +83,5 @@ def _measured(step: Step, held: int) -> Iterator[None]:
     with anonymous_peak() as peak:
         yield
     step.seconds, step.cpu_seconds = time.perf_counter() - begun, time.process_time() - processor
-    step.anonymous = held + peak[0]
+    step.anonymous = max(0, held + peak[0])  # what earlier steps left may be freed meanwhile
     step.peak_rss = round(memory()["peak_mib"] * MIB)
