@@ -6,16 +6,12 @@ Random int4 decoders, 15 million weights a layer. What memory grows by with the 
 asks for before it begins (`Format.memory`).
 """
 
-import argparse
 import ctypes
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.quantize import anonymous_peak
+from benchmarks.measuring import anonymous_peak, by_layers, size
 from tests import random_models as models
 
 WIDTHS = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=8, head_dim=128, global_head_dim=128)
@@ -34,25 +30,11 @@ def measure(layers: int) -> dict[str, float]:
     begun = time.perf_counter()
     with TemporaryDirectory() as folder, anonymous_peak() as peak:
         write_coreai(model, weights, Path(folder), Sizes(context=128, step=64, image_tokens=16, audio_tokens=8))
-        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        written = size(Path(folder))
     count = sum(weights.dense(name).size for name in weights.tensors if name != "lm_head.weight")  # the embedding's
-    return {"layers": layers, "weights": count, "anonymous_growth": peak[0], "bytes": size,
+    return {"layers": layers, "weights": count, "anonymous_growth": peak[0], "bytes": written,
             "seconds": round(time.perf_counter() - begun, 1)}  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--here", action="store_true", help="measure the first count in this process")
-    arguments = parser.parse_args()
-    if arguments.here:
-        print(json.dumps(measure(arguments.layers[0])))
-        return
-    for count in arguments.layers:
-        command = [sys.executable, "-m", "benchmarks.coreai_lowering", "--here", "--layers", str(count)]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-        print(lines[-1], flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    by_layers("benchmarks.coreai_lowering", __doc__, measure, [2, 4, 8])

@@ -5,11 +5,9 @@
 Random int4 decoders of the embedded model's width: time depends on the graph, not on the weights.
 """
 
-import argparse
-import json
 import time
 
-from benchmarks.measuring import in_child, memory
+from benchmarks.measuring import by_layers, memory
 from tests import random_models as models
 
 
@@ -29,18 +27,5 @@ def measure(layers: int) -> dict[str, float]:
             "peak_rss_mib": round(memory()["peak_mib"]), "bytes": size}  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, nargs="+", default=[6, 12, 24])
-    parser.add_argument("--here", action="store_true", help="measure the first count in this process")
-    arguments = parser.parse_args()
-    if arguments.here:
-        print(json.dumps(measure(arguments.layers[0])))
-        return
-    for count in arguments.layers:
-        found = in_child("benchmarks.executorch_lowering", "--here", "--layers", str(count))
-        print(json.dumps(found), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    by_layers("benchmarks.executorch_lowering", __doc__, measure, [6, 12, 24])

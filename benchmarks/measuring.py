@@ -1,12 +1,13 @@
 """What benchmarks measure with: memory of this process, speeds of the disk and of memory, processes of their own."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,19 @@ def write_speed(path: Path, count: int) -> float:
 
 
 # Processes
+
+
+def by_layers(module: str, about: str | None, measure: Callable[[int], Any], counts: list[int]) -> None:
+    """The command line of a benchmark: a line of JSON for each number of layers, measured in a process of its own."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=counts)
+    parser.add_argument("--here", action="store_true", help="measure the first count in this process")
+    arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(measure(arguments.layers[0])))
+        return
+    for count in arguments.layers:
+        print(json.dumps(in_child(module, "--here", "--layers", str(count))), flush=True)
 
 
 def in_child(module: str, *arguments: str) -> Any:

@@ -15,6 +15,7 @@ from runtime.errors import UserError
 from runtime.installed import require_release
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.soft_tokens import place_soft_tokens, without_placeholders
 from runtime.sessions.steps import NONE, number_blocks, steps
 
 PACKAGE, RELEASE = "coreai-core", "1.0.0b3"  # a beta: the asset's version may change with each
@@ -71,14 +72,9 @@ class CoreaiSession:
 
     def _embed(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """[T, hidden]: tokens, and soft tokens where their placeholders stand."""
-        ids, image, audio = inputs.input_ids, self._known["image"], self._known["audio"]
-        embeds = self._embed_tokens(np.where(np.isin(ids, (image, audio)), self._known["pad"], ids))
-        if inputs.pixel_values is not None and inputs.image_position_ids is not None:
-            pairs = zip(inputs.pixel_values, inputs.image_position_ids, strict=True)
-            embeds[ids == image] = np.concatenate([self._embed_image(*pair) for pair in pairs])
-        if inputs.input_features is not None and inputs.input_features_mask is not None:
-            clips = zip(inputs.input_features, inputs.input_features_mask, strict=True)
-            embeds[ids == audio] = np.concatenate([self._embed_clip(frames[mask]) for frames, mask in clips])
+        image, audio = self._known["image"], self._known["audio"]
+        embeds = self._embed_tokens(without_placeholders(inputs.input_ids, (image, audio), self._known["pad"]))
+        place_soft_tokens(embeds, inputs, image, audio, self._embed_image, self._embed_clip)
         return embeds
 
     def _embed_tokens(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:

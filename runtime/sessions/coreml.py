@@ -13,6 +13,7 @@ from runtime.sessions import coreml_native
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.coreml_host import Call, Embedding, inputs_of, plan_calls
 from runtime.sessions.coreml_native import NativePackage
+from runtime.sessions.soft_tokens import place_soft_tokens, without_placeholders
 from runtime.sessions.steps import number_blocks
 
 FORMAT = "coreml"
@@ -101,24 +102,18 @@ class CoremlSession:
 
     def _embed(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """[T, hidden]: tokens, and soft tokens where their placeholders stand."""
-        ids, image, audio = inputs.input_ids, self.tokens.image, self.tokens.audio
-        placeholder = np.isin(ids, [id_ for id_ in (image, audio) if id_ is not None])
-        embeds = self._embedding.rows(np.where(placeholder, self.tokens.pad, ids)) * np.float32(
-            self.host.embedding_scale
-        )
-        if inputs.pixel_values is not None and inputs.image_position_ids is not None:
-            pairs = zip(inputs.pixel_values, inputs.image_position_ids, strict=True)
-            embeds[ids == image] = np.concatenate([self._embed_image(*pair) for pair in pairs])
-        if inputs.input_features is not None and inputs.input_features_mask is not None:
-            clips = zip(inputs.input_features, inputs.input_features_mask, strict=True)
-            embeds[ids == audio] = np.concatenate(
-                [self._soft_tokens(self._speech, frames[mask]) for frames, mask in clips]
-            )
+        image, audio = self.tokens.image, self.tokens.audio
+        ids = without_placeholders(inputs.input_ids, (image, audio), self.tokens.pad)
+        embeds = self._embedding.rows(ids) * np.float32(self.host.embedding_scale)
+        place_soft_tokens(embeds, inputs, image, audio, self._embed_image, self._embed_clip)
         return embeds
 
     def _embed_image(self, patches: NDArray[np.float32], cells: NDArray[np.int64]) -> NDArray[np.float32]:
         kept = cells[:, 0] >= 0
         return self._soft_tokens(self._vision, patches[kept], cells[kept])
+
+    def _embed_clip(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._soft_tokens(self._speech, frames)
 
     def _soft_tokens(self, embedder: tuple[Runner, Program], *rows: NDArray) -> NDArray[np.float32]:
         """[n, ...] of each input -> [n, hidden], row by row, so many in a call as it takes."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.soft_tokens import place_soft_tokens, without_placeholders
 from runtime.sessions.steps import steps
 from runtime.weight_cache import VERSION, WeightCache
 
@@ -76,14 +77,11 @@ class ExecutorchSession:
 
     def _embed(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """[T, hidden + 1]: tokens, and soft tokens where their placeholders stand."""
-        ids, image, audio = inputs.input_ids, self._constant("get_image_id"), self._constant("get_audio_id")
-        embeds = self._embed_tokens(np.where(np.isin(ids, (image, audio)), self._constant("get_pad_id"), ids))
-        if inputs.pixel_values is not None and inputs.image_position_ids is not None:
-            pairs = zip(inputs.pixel_values, inputs.image_position_ids, strict=True)
-            embeds[ids == image] = np.concatenate([self._embed_image(*pair) for pair in pairs])
-        if inputs.input_features is not None and inputs.input_features_mask is not None:
-            clips = zip(inputs.input_features, inputs.input_features_mask, strict=True)
-            embeds[ids == audio] = np.concatenate([self._embed_clip(frames[mask]) for frames, mask in clips])
+        image, audio = self._constant("get_image_id"), self._constant("get_audio_id")
+        embeds = self._embed_tokens(
+            without_placeholders(inputs.input_ids, (image, audio), self._constant("get_pad_id"))
+        )
+        place_soft_tokens(embeds, inputs, image, audio, self._embed_image, self._embed_clip)
         return embeds
 
     def _embed_tokens(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
