@@ -7,11 +7,11 @@ same bytes.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-RATIOS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7)  # of the scale that just covers a group; 1.0 comes first
-SMALLEST_SCALE = 2.0**-14  # of fp16's normal numbers; Core ML stores scales as fp16
+from export.rounding import round_groups
 
 
 @dataclass(frozen=True)
@@ -69,43 +69,15 @@ class Quantized:
 
 
 def quantize_rows(rows: Tensor, scheme: Scheme) -> Quantized:
-    """fp32 [rows, columns] -> codes and scales; each group's scale is the candidate of least squared error."""
-    groups = rows.reshape(len(rows), -1, scheme.group or rows.shape[1])
-    scales, error, plain_error = _choose_scales(groups, scheme)
-    codes = _round(groups, scales, scheme).to(torch.int8).reshape(rows.shape)
-    energy = float(torch.linalg.vector_norm(rows, dtype=torch.float64).square())
-    return Quantized(pack(codes, scheme), scales.bfloat16(), error, plain_error, energy)
+    """fp32 [rows, columns] -> codes and scales; each group's scale is the candidate of least squared error.
 
-
-def _choose_scales(groups: Tensor, scheme: Scheme) -> tuple[Tensor, float, float]:
-    """fp32 [rows, n, group] -> fp32 scales [rows, n], the summed error with them, and with the widest of them."""
-    widest = groups.abs().amax(-1) / scheme.highest
-    best = _representable(widest, scheme)
-    least = plain = _errors(groups, best, scheme)
-    for ratio in RATIOS[1:]:
-        scales = _representable(widest * ratio, scheme)
-        errors = _errors(groups, scales, scheme)
-        best = torch.where(errors < least, scales, best)
-        least = torch.minimum(errors, least)
-    return best, float(least.sum(dtype=torch.float64)), float(plain.sum(dtype=torch.float64))
-
-
-def _representable(scales: Tensor, scheme: Scheme) -> Tensor:
-    """The nearest scales of few digits: exact in bf16 (XNNPACK), fp16 (Core ML) and fp32 (ONNX)."""
-    mantissa, exponent = torch.frexp(scales)
-    steps = 2.0**scheme.scale_digits
-    return torch.ldexp(mantissa.mul_(steps).round_().div_(steps), exponent).clamp_(min=SMALLEST_SCALE)
-
-
-def _errors(groups: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
-    """Squared error of each group, [rows, n]."""
-    rounded = _round(groups, scales, scheme).mul_(scales[..., None])
-    return rounded.sub_(groups).square_().sum(-1)
-
-
-def _round(groups: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
-    """Codes as fp32, of the shape of `groups`."""
-    return (groups / scales[..., None]).round_().clamp_(scheme.lowest, scheme.highest)
+    Where a weight is no finite number, `error` is none either.
+    """
+    groups = rows.reshape(-1, scheme.group or rows.shape[1]).numpy()
+    limits = np.float32(scheme.lowest), np.float32(scheme.highest)
+    codes, scales, error, plain_error, energy = round_groups(groups, *limits, scheme.scale_digits)
+    packed = pack(torch.from_numpy(codes).reshape(rows.shape), scheme)
+    return Quantized(packed, torch.from_numpy(scales).reshape(len(rows), -1).bfloat16(), error, plain_error, energy)
 
 
 def pack(codes: Tensor, scheme: Scheme) -> Tensor:

@@ -1,6 +1,7 @@
 """One tensor of a source checkpoint on its way into the quantized one: in blocks of rows, on all cores, hashed."""
 
 import hashlib
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -110,7 +111,7 @@ def _blocks(source: Source, job: Job) -> Iterator[Callable[[], tuple[Tensor, Qua
 def _read_block(source: Source, job: Job, start: int, stop: int) -> tuple[Tensor, Quantized | None]:
     rows = source.rows(job.stored.name, start, stop)
     quantized = quantize_rows(rows.float(), job.scheme) if job.scheme else None
-    if rows.is_floating_point() and not (torch.isfinite(rows).all()):
+    if not (math.isfinite(quantized.error) if quantized else torch.isfinite(rows).all()):
         raise UserError(f"{source.folder}: {job.stored.name} holds NaN or infinity (rows {start} to {stop}): "
                         "the checkpoint is damaged, download it again")  # fmt: skip
     return rows, quantized

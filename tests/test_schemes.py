@@ -1,12 +1,15 @@
 """Packing and rounding, against compressed-tensors' own code and plain arithmetic."""
 
+import math
+
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.schemes import INT4, INT8, SMALLEST_SCALE, Scheme, dequantize, pack, quantize_rows, unpack
+from export.rounding import RATIOS, SMALLEST_SCALE
+from export.schemes import INT4, INT8, Scheme, dequantize, pack, quantize_rows, unpack
 
 SCHEMES = [INT4, INT8, Scheme(4, 64), Scheme(8, 32)]
 schemes = pytest.mark.parametrize("scheme", SCHEMES, ids=str)
@@ -52,6 +55,37 @@ def test_rounding(scheme: Scheme, spread: float) -> None:
     assert torch.equal(scales.float().half().float(), scales.float()), "exact in fp16"
     assert torch.equal(dense.to(scheme.exact_dtype).float(), dense), "the product too"
     assert unpack(quantized.packed, scheme).min() >= scheme.lowest
+
+
+@given(st.sampled_from(SCHEMES), st.integers(0, 2**32 - 1), st.sampled_from([1e-6, 0.02, 30.0]))
+def test_the_search_finds_what_torch_finds(scheme: Scheme, seed: int, spread: float) -> None:
+    rows = (torch.randn(3, 128, generator=torch.Generator().manual_seed(seed)) * spread).bfloat16().float()  # has ties
+    groups = rows.unflatten(1, (-1, scheme.group or rows.shape[1]))
+    widest = groups.abs().amax(-1) / scheme.highest
+    candidates = torch.stack([few_digits(widest * ratio, scheme.scale_digits) for ratio in RATIOS.tolist()])
+    codes = (groups / candidates[..., None]).round().clamp(scheme.lowest, scheme.highest)
+    errors = (codes * candidates[..., None] - groups).double().square().sum(-1)
+    quantized = quantize_rows(rows, scheme)
+    assert quantized.error == pytest.approx(float(errors.amin(0).sum()), rel=1e-5)
+    assert quantized.plain_error == pytest.approx(float(errors[0].sum()), rel=1e-5)
+    assert quantized.energy == pytest.approx(float(rows.double().square().sum()), rel=1e-5)
+    chosen = (candidates == quantized.scales.float()).float().argmax(0, keepdim=True)
+    assert torch.equal(candidates.gather(0, chosen)[0], quantized.scales.float()), "one of the candidates"
+    expected = codes.gather(0, chosen[..., None].expand(1, *groups.shape))[0]
+    assert torch.equal(unpack(quantized.packed, scheme).float(), expected.reshape(rows.shape))
+
+
+def few_digits(scales: torch.Tensor, digits: int) -> torch.Tensor:
+    mantissa, exponent = torch.frexp(scales)
+    return torch.ldexp((mantissa * 2**digits).round() / 2**digits, exponent).clamp(min=float(SMALLEST_SCALE))
+
+
+@schemes
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_leaves_no_finite_error(scheme: Scheme, value: float) -> None:
+    rows = torch.ones(4, 128)
+    rows[2, 77] = value
+    assert not math.isfinite(quantize_rows(rows, scheme).error)
 
 
 def test_search_gains_where_a_group_has_an_outlier() -> None:
