@@ -21,12 +21,12 @@ from executorch.exir import (
     ExecutorchProgramManager,
     to_edge_transform_and_lower,
 )
-from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from export.config import Model
+from export.lowering.executorch_memory import CachesApart
 from export.lowering.executorch_modules import AudioEncoder, TextDecoder, TokenEmbedding, VisionEncoder, patch_side
 from export.lowering.executorch_ops import Loader
 from export.lowering.executorch_patches.fast import fast
@@ -133,7 +133,7 @@ def lower(
         do_quant_fusion_and_const_prop=False,
         external_constants=(lambda node: tag) if tag else False,
         run_reinplace_pass=True,  # caches are written in place; right only while a cache is 3-D and never viewed
-        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+        memory_planning_pass=CachesApart(),
         sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
     )
     with stored_once():

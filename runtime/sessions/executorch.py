@@ -43,8 +43,7 @@ class ExecutorchSession:
         self.program = open_program(folder, threads)
         self.context = self._constant("get_max_context_len")
         self.max_step = self._constant("get_max_step")
-        # A program of its own: methods of one program share their memory, caches included.
-        self._decoder = self._load(open_program(folder, threads), "text_decoder")
+        self._decoder = self._method("text_decoder")
         self._embedding = self._method("token_embedding")
         self.position = 0
 
