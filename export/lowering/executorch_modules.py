@@ -53,7 +53,8 @@ class VisionEncoder(Method):
     """`vision_encoder`"""
 
     def __init__(self, image: Image, loader: Loader) -> None:
-        super().__init__(_tensors(loader, embed_image, None, None, image))
+        tensors, table = _tensors(loader, embed_image, None, None, image), f"{image.name}.pos_embedding"
+        super().__init__(tensors | {table: _narrowed(tensors[table])})
         self.image = image
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -65,6 +66,12 @@ class VisionEncoder(Method):
         y, x = torch.arange(rows)[:, None].expand(rows, columns), torch.arange(columns).expand(rows, columns)
         cells = torch.stack((x, y), -1).reshape(1, rows * columns, 2)
         return _flag(embed_image(self.ops(), patches, cells, self.image), 1)
+
+
+def _narrowed(table: Tensor) -> Tensor:
+    """fp32 -> bf16 where it holds the table, whose rows are widened when they have been looked up."""
+    narrow = table.bfloat16()
+    return narrow if torch.equal(narrow.float(), table) else table
 
 
 def patch_side(image: Image) -> int:

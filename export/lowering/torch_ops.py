@@ -133,7 +133,7 @@ class TorchOps:
         return F.embedding(ids, self.weight(f"{module}.weight"))
 
     def grid_embed(self, cells: Tensor, table: str) -> Tensor:
-        rows = self.weight(table)[cells.clamp(min=0), torch.arange(2)]
+        rows = self.weight(table)[cells.clamp(min=0), torch.arange(2)].float()
         return (rows * (cells >= 0)[..., None]).sum(-2)
 
     def rms_norm(self, x: Tensor, module: str | None, eps: float) -> Tensor:
