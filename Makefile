@@ -13,13 +13,16 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify test lint clean
+.PHONY: export verify chat test lint clean
 
 export: $(READY)
 	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE)
 
 verify: $(READY)
 	$(RUN) -m runtime verify $(BUNDLE) --reference $(REFERENCE)
+
+chat: $(READY)
+	$(RUN) -m runtime chat $(BUNDLE)
 
 test: $(READY)
 	$(RUN) -m pytest

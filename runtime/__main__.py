@@ -56,6 +56,47 @@ def verify_command(
     raise typer.Exit(0 if result.passed else 1)
 
 
+@app.command("chat")
+def chat_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder that an export wrote.")],
+    engine: Annotated[
+        str | None, typer.Option(help="onnx, genai, executorch, coreml, coreai or reference [the bundle's first].")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Shown in the first turn; repeatable.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="Played in the first turn; repeatable.")] = None,
+    system: Annotated[str, typer.Option(help="Instructions that come before all turns.")] = "",
+    think: Annotated[bool, typer.Option("--think", help="Let the model think first.")] = False,
+    tools: Annotated[Path | None, typer.Option(help="JSON list of functions that the model may call.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Said instead of lines from stdin; repeatable.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token each time.")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0, help="Instead of the checkpoint's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling [another each time].")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 2048,
+    quantized: Annotated[Path | None, typer.Option(help="Quantized checkpoint, for the reference.")] = None,
+) -> None:
+    """A turn for each line, over one cache. Ctrl-C stops an answer, Ctrl-D ends. Exits 2 for bad input."""
+    from runtime.chat import Settings, open_conversation, talk
+
+    settings = Settings(engine, quantized, image or (), audio or (), system, think, tools, greedy, temperature, seed,
+                        limit)  # fmt: skip
+    try:
+        with progress():
+            conversation = open_conversation(bundle, settings)
+        talk(conversation, iter(prompt) if prompt else _lines(), settings, Console())
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _lines() -> Iterator[str]:
+    """Of stdin, asked for where a person types them."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """What is going on, on stderr."""

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.manifest import TensorDigest
+from runtime.errors import UserError
+from runtime.manifest import Manifest, TensorDigest
 from runtime.readback import BITS, OnnxWeights
 from runtime.sessions.base import Session
 from runtime.sessions.coreai import CoreaiSession
@@ -58,3 +59,25 @@ ENGINES = {
     ),
     "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=None),),
 }
+
+CHOICES = {  # what people call an engine: its format and its place there
+    "onnx": ("onnx", 0),
+    "genai": ("onnx", 1),
+    "executorch": ("executorch", 0),
+    "coreml": ("coreml", 0),
+    "coreai": ("coreai", 0),
+}
+
+
+def find_engine(manifest: Manifest, choice: str | None = None) -> tuple[Engine, str]:
+    """An engine of a bundle's artifacts and its format; without a choice the first there is.
+
+    Raises:
+        UserError: there is no such engine, or the bundle has nothing for it.
+    """
+    there = [name for name, (format_, _) in CHOICES.items() if format_ in manifest.artifacts]
+    wanted = choice or next(iter(there), "")
+    if wanted not in there:
+        raise UserError(f"the bundle has no artifact for engine {wanted!r}; there are {', '.join(there)}")
+    format_, place = CHOICES[wanted]
+    return ENGINES[format_][place], format_

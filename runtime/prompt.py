@@ -84,9 +84,13 @@ class Prompter:
         clips = [read_audio(media / path, self.sampling_rate) for path in media_paths(messages, "audio")]
         return Rendered(text, self.process(text, images, clips))
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt's text, with a placeholder for each image or clip."""
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def render(self, messages: Sequence[Message], **options: Any) -> str:
+        """The prompt's text, with a placeholder for each image or clip.
+
+        Args:
+            options: of the template: `tools`, `enable_thinking`.
+        """
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
     def process(self, text: str, images: Sequence[Any] = (), clips: Sequence[NDArray[np.float32]] = ()) -> ModelInputs:
         """Rendered text and decoded media to inputs, without another BOS: the template writes its own."""
@@ -107,9 +111,9 @@ class Prompter:
         ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return np.array(ids, np.int64)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens to text, special ones left out."""
-        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    def decode(self, tokens: Sequence[int], special: bool = False) -> str:
+        """Tokens to text, special ones left out unless they are wanted."""
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=not special)
 
     @property
     def media(self) -> MediaTokens:

@@ -1,0 +1,151 @@
+"""Several turns over one cache, against the same conversation read from the start; and talking on a command line."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from runtime.__main__ import app
+from runtime.chat import Settings, interruptible, open_conversation
+from runtime.conversation import Conversation, Turn
+from runtime.errors import UserError
+from runtime.prompt import user
+
+ENGINES = ["onnx", "genai"]
+
+
+def conversation(bundle: Path, engine: str = "onnx", **settings: object) -> Conversation:
+    return open_conversation(bundle, Settings(engine=engine, greedy=True, **settings))  # type: ignore[arg-type]
+
+
+def say(to: Conversation, text: str, limit: int = 12, images: tuple[str, ...] = ()) -> Turn:
+    turn = Turn()
+    pieces = list(to.say(user(text, images=images), turn, limit))
+    assert pieces == turn.reply.pieces
+    return turn
+
+
+@pytest.fixture
+def boot(bundle: Path) -> str:
+    return str(bundle / "goldens" / "boot.png")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_later_turns_prefill_what_is_new_and_answer_the_same(bundle: Path, engine: str, boot: str) -> None:
+    kept, fresh = conversation(bundle, engine), conversation(bundle, engine)
+    say(kept, "What is shown?", images=(boot,))
+    second = say(kept, "Continue: The old man went down to the sea")
+    fresh.messages += kept.messages[:2]
+    whole = say(fresh, "Continue: The old man went down to the sea")
+    assert second.tokens == whole.tokens and second.prefilled < whole.prefilled - 50
+    assert kept.session.position == fresh.session.position
+
+
+def test_control_what_was_said_before_matters(bundle: Path) -> None:
+    kept, fresh = conversation(bundle), conversation(bundle)
+    say(kept, "Continue: It was a dark night, and")
+    text = "Continue: The old man went down to the sea"
+    assert say(kept, text, 24).tokens != say(fresh, text, 24).tokens
+
+
+def test_an_image_in_a_later_turn(bundle: Path, boot: str) -> None:
+    """onnxruntime-genai takes none there, so its conversation is read again from the start."""
+    answers = []
+    for engine in ENGINES:
+        to = conversation(bundle, engine)
+        say(to, "Continue: The sea")
+        answers.append(say(to, "What is shown?", images=(boot,)))
+    assert answers[0].tokens == answers[1].tokens and answers[0].reply.text == "boot"
+    assert answers[0].prefilled < answers[1].prefilled
+
+
+def test_an_answer_that_is_stopped_stays_and_the_next_turn_goes_on(bundle: Path) -> None:
+    to, turn = conversation(bundle), Turn()
+    list(to.say(user("Continue: It was late in the evening"), turn, stopped=lambda: len(turn.tokens) == 5))
+    assert turn.ended == "user" and len(turn.tokens) == 5
+    after = say(to, "Continue: The sea")
+    assert after.prefilled < 30
+    fresh = conversation(bundle)
+    fresh.messages += to.messages[:2]
+    assert say(fresh, "Continue: The sea").tokens == after.tokens
+
+
+def test_what_cannot_be_said_changes_nothing(bundle: Path) -> None:
+    to = conversation(bundle)
+    say(to, "Continue: The sea")
+    before, position = list(to.messages), to.session.position
+    for text, reason in [(" ", "nothing was said"), ("word " * 20000, "leave no room")]:
+        with pytest.raises(UserError, match=reason):
+            say(to, text)
+    with pytest.raises(UserError, match="not a readable image"):
+        say(to, "What is shown?", images=(str(bundle / "manifest.json"),))
+    assert to.messages == before and to.session.position == position
+    assert say(to, "Continue: The dog").prefilled < 30
+
+
+def test_an_answer_ends_where_the_context_does(bundle: Path) -> None:
+    to = conversation(bundle)
+    to._context = 30
+    turn = say(to, "Continue: It was late in the evening when", limit=100)
+    assert turn.ended == "context" and to.session.position < 30
+
+
+def test_tools_and_thinking_reach_the_template(bundle: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps([{"type": "function", "function": {"name": "weather", "parameters": {}}}]))
+    to = conversation(bundle, tools=tools, think=True, system="Be short.")
+    say(to, "Continue: The sea", 2)
+    assert "declaration:weather" in to._memory.text and "<|think|>" in to._memory.text
+    assert "Be short." in to._memory.text
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"function": {}}]', "[" * 10**5])
+def test_unreadable_tools_are_told(bundle: Path, tmp_path: Path, text: str) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text(text)
+    with pytest.raises(UserError, match=r"no list of tools"):
+        conversation(bundle, tools=tools)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_first_interrupt_asks_and_the_second_ends(restored: None) -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_command(bundle: Path, boot: str) -> None:
+    arguments = ["chat", str(bundle), "--greedy", "--image", boot, "--limit", "8"]
+    result = CliRunner().invoke(app, arguments, input="What is shown?\n\nContinue: The sea\n")
+    lines = result.output.splitlines()
+    assert result.exit_code == 0 and "boot" in lines[0] and "tokens/s" in result.output
+    assert "error: nothing was said" in result.output and result.output.count("positions prefilled") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--engine", "coreml"], "no artifact for engine 'coreml'; there are onnx, genai"),
+        (["--engine", "reference"], "--quantized"),
+        (["--tools", "missing.json"], "no list of tools"),
+    ],
+)
+def test_bad_input_is_one_line(bundle: Path, arguments: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, ["chat", str(bundle), *arguments, "--prompt", "x"])
+    assert result.exit_code == 2 and told in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_the_reference_answers_too(bundle: Path, quantized_checkpoint: Path, boot: str) -> None:
+    to = conversation(bundle, "reference", quantized=quantized_checkpoint)
+    assert say(to, "What is shown?", images=(boot,)).reply.text == "boot"
