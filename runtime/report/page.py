@@ -12,7 +12,7 @@ from runtime.measures import margin
 from runtime.report import sizes, text
 from runtime.report.plots import plot_cache, plot_rounding, plot_sizes
 from runtime.report.rounding import Rounding, read_rounding
-from runtime.report.verdict import REFERENCES, Verdict, gates_of, judge, tables
+from runtime.report.verdict import REFERENCES, Verdict, gates_of, judge, split_gates, tables
 
 TEMPLATE = "report.html.jinja"
 POSITIONS = 1024, 4096, 8192, 32768, 131072  # at which caches are told, as far as the context goes
@@ -33,7 +33,9 @@ def write_report(bundle: Path, out: Path | None = None, quantized: Path | None =
     manifest, folder = read_manifest(bundle), bundle.resolve()
     path = out or folder.with_name(f"{folder.name}.html")
     if folder in path.resolve().parents:
-        raise UserError(f"{path} lies in the bundle, whose manifest lists every file: choose a place outside with --out")
+        raise UserError(
+            f"{path} lies in the bundle, whose manifest lists every file: choose a place outside with --out"
+        )
     page = render(folder.name, manifest, read_rounding(folder.name, manifest, quantized))
     _write(path, page)
     return path, judge(manifest)
@@ -77,10 +79,12 @@ def _verification(manifest: Manifest) -> Mapping[str, Any]:
     """Nothing of a bundle that was not verified."""
     verification = manifest.verification
     if verification is None:
-        return {"tables": [], "gates": [], "skipped": {}, "reference": REFERENCES["none"]}
+        return {"tables": [], "close": [], "wide": [], "skipped": {}, "reference": REFERENCES["none"]}
+    close, wide = split_gates(gates_of(verification))
     return {
         "tables": tables(verification),
-        "gates": gates_of(verification),
+        "close": close,
+        "wide": wide,
         "skipped": verification.skipped,
         "reference": REFERENCES[verification.reference],
     }

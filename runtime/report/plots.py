@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from runtime.manifest import CacheMemory
 from runtime.report.rounding import Rounding
 from runtime.report.sizes import Component
-from runtime.report.text import percent, size
+from runtime.report.text import size
 
 WIDTH = 7.6  # inches
 # Colours that nothing else has, and the page's variables that replace them.
@@ -78,7 +78,7 @@ def plot_rounding(rounding: Rounding) -> Markup:
                      label="scales as searched for")  # fmt: skip
         axes.set_xlabel("layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.2f} %"))
         axes.grid(False, axis="x")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
 

@@ -13,7 +13,12 @@ TOKENIZER = re.compile(r"tokenizer|special_tokens_map")
 CONFIGURATION = {".json", ".jinja"}
 WEIGHTS = "weights"
 SCALE_BITS = 16  # of a group's scale in the quantized checkpoint
-PARTS = {"vision": "vision", "audio": "speech", "embed_tokens": "embedding", "lm_head": "head"}  # part of a name -> part
+PARTS = {
+    "vision": "vision",
+    "audio": "speech",
+    "embed_tokens": "embedding",
+    "lm_head": "head",
+}  # part of a name -> part
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ QUESTIONS = {
     "rounding": "Are the int8 kernels the same arithmetic in torch?",
     "quantization": "The quantized reference against the source: the quantization error, a property of the recipe.",
 }
+WIDE = 0.5  # margins from here on are told apart
 KINDS = "all", "text", "image", "audio", "long"  # columns in this order, others after them
 REFERENCES = {
     "none": "Nothing was compared with a reference.",
@@ -89,6 +90,12 @@ def gates_of(verification: Verification) -> list[Measure]:
     """Measures with a bound, failed ones first, then the tightest."""
     gated = [measure for measure in verification.measures if measure.bound is not None]
     return sorted(gated, key=lambda measure: (measure.passed, margin(measure)))
+
+
+def split_gates(gates: Sequence[Measure]) -> tuple[list[Measure], list[Measure]]:
+    """Those to look at, and those that hold widely."""
+    wide = [measure for measure in gates if measure.passed and margin(measure) >= WIDE]
+    return [measure for measure in gates if measure not in wide], wide
 
 
 def tables(verification: Verification) -> list[Table]:
