@@ -25,5 +25,5 @@ def margin(measure: Measure) -> float:
 
 
 def worst_last(measures: Iterable[Measure]) -> list[Measure]:
-    """By margin; without bounds, the largest value counts as worst."""
-    return sorted(measures, key=lambda measure: (-margin(measure), measure.value))
+    """Failed ones, then by margin; without bounds, the largest value counts as worst."""
+    return sorted(measures, key=lambda measure: (not measure.passed, -margin(measure), measure.value))

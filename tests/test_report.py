@@ -79,8 +79,8 @@ FAILED = measure("quantization_kl", 0.2317, 0.2, "text", check="quantization", e
 
 
 def manifest(measures: Iterable[Measure] | None = MEASURES, **others: object) -> Manifest:
-    there = list(measures) if measures is not None else None
-    verification = there and Verification(
+    there = list(measures or [])
+    verification = None if measures is None else Verification(
         ran=["files", "lowering"], skipped={"rounding": "needs --quantized"}, reference="whole", measures=there,
         passed=all(measure.passed for measure in there),
     )  # fmt: skip
@@ -193,6 +193,13 @@ def test_modalities_stand_side_by_side_and_own_bounds_are_named() -> None:
     assert re.search(r"top_1 .*? onnxruntime ≥ 0\.99 0\.996 0\.6 % left 0\.973 \(≥ 0\.943\) 3\.2 % left pass", text)
     assert re.search(r"kl_max onnxruntime 0\.0273 reported", text)
     assert "int8 in torch 2.0e-02" in text and "needs --quantized" in text
+
+
+def test_a_failure_marks_its_row_whatever_the_margins() -> None:
+    """One wrong where none is allowed leaves a margin of 0, which is more than others may have."""
+    wrong = measure("flips", 1, 0, "text", passed=False)
+    text = Page(render(NAME, manifest([wrong, measure("flips", 5.1, 5, "text")]), "")).text
+    assert "onnxruntime ≤ 0 1 1 over worst of 2 fail" in text
 
 
 def test_sizes_add_up_to_the_files() -> None:

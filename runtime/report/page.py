@@ -1,6 +1,5 @@
 """The page itself: one HTML file that needs nothing beside it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def render(name: str, manifest: Manifest, rounding: Rounding | str) -> str:
     return environment.get_template(TEMPLATE).render(facts | found)
 
 
-def _sizes(manifest: Manifest) -> Mapping[str, Any]:
+def _sizes(manifest: Manifest) -> dict[str, Any]:
     components, parts = sizes.components(manifest), sizes.parts(manifest.tensors)
     return {
         "components": components,
@@ -69,13 +68,13 @@ def _sizes(manifest: Manifest) -> Mapping[str, Any]:
     }
 
 
-def _rounding(rounding: Rounding | str) -> Mapping[str, Any]:
+def _rounding(rounding: Rounding | str) -> dict[str, Any]:
     if isinstance(rounding, str):
         return {"rounding": None, "why_no_rounding": rounding}
     return {"rounding": rounding, "rounding_plot": plot_rounding(rounding) if rounding.layers else ""}
 
 
-def _verification(manifest: Manifest) -> Mapping[str, Any]:
+def _verification(manifest: Manifest) -> dict[str, Any]:
     """Nothing of a bundle that was not verified."""
     verification = manifest.verification
     if verification is None:
@@ -90,7 +89,7 @@ def _verification(manifest: Manifest) -> Mapping[str, Any]:
     }
 
 
-def _memory(manifest: Manifest) -> Mapping[str, Any]:
+def _memory(manifest: Manifest) -> dict[str, Any]:
     context = manifest.limits.context
     caches = {name: artifact.cache for name, artifact in manifest.artifacts.items()}
     return {

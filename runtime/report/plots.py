@@ -11,10 +11,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import RcKeyType
 
 from runtime.manifest import CacheMemory
 from runtime.report.rounding import Rounding
-from runtime.report.sizes import Component
+from runtime.report.sizes import GOLDENS, SHARED, Component
 from runtime.report.text import size
 
 WIDTH = 7.6  # inches
@@ -23,7 +24,7 @@ INK, FAINT, MUTED, FIRST, SECOND, THIRD = "#000101", "#000102", "#000103", "#000
 VARIABLES = {INK: "ink", FAINT: "line", MUTED: "muted", FIRST: "first", SECOND: "second", THIRD: "third"}
 SERIES = FIRST, SECOND, THIRD
 DASHES = "-", "--", ":"
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "report",  # the same ids every time
     "text.parse_math": False,  # names may hold a $
@@ -47,14 +48,16 @@ STYLE: dict[str, Any] = {
 
 
 def plot_sizes(components: Sequence[Component]) -> Markup:
-    """A bar for each component, a colour for each place."""
-    places = list(dict.fromkeys(row.place for row in components))
-    colours = dict(zip(places, cycle(SERIES), strict=False))
+    """A bar for each component, a colour for each format."""
+    formats = dict.fromkeys(row.place for row in components if row.place not in (SHARED, GOLDENS))
+    colours = dict(zip(formats, cycle(SERIES), strict=False))
 
     def draw(axes: Axes) -> None:
         names = [row.name if row.name == row.place else f"{row.place}: {row.name}" for row in components]
         bars = axes.barh(
-            range(len(names)), [row.size for row in components], color=[colours[row.place] for row in components]
+            range(len(names)),
+            [row.size for row in components],
+            color=[colours.get(row.place, MUTED) for row in components],
         )
         axes.bar_label(bars, [size(row.size) for row in components], padding=4, color=INK)
         axes.set_yticks(range(len(names)), names)
