@@ -1,8 +1,9 @@
-"""Command line of the runtime: `python -m runtime verify BUNDLE`."""
+"""Command line of the runtime: `python -m runtime verify BUNDLE`, `python -m runtime report BUNDLE`."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from runtime.errors import UserError
 from runtime.manifest import Measure, Verification
+from runtime.measures import group_rows, margin, worst_last
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 LOG_WIDTH = 160  # of the table where nothing says how wide lines may be
@@ -97,6 +99,25 @@ def _lines() -> Iterator[str]:
             return
 
 
+@app.command("report")
+def report_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder that an export wrote.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write [beside the bundle, of its name].")] = None,
+    quantized: Annotated[Path | None, typer.Option(help="Quantized checkpoint [build/quantized/NAME].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Tells a bundle on one HTML page. Exits 0 whatever the verdict on it is, 2 for bad input."""
+    from runtime.report.page import write_report  # matplotlib takes a second to import
+
+    try:
+        path, verdict = write_report(bundle, out, quantized)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    told = {"report": str(path), "verdict": verdict.text}
+    typer.echo(dumps(told) if json else f"{verdict.text}: {path}")
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """What is going on, on stderr."""
@@ -108,8 +129,8 @@ def show(result: Verification, bundle: Path, console: Console) -> None:
     """For people: a row for each measure with a column for each kind of input, failures and near ties, the verdict."""
     kinds = list(dict.fromkeys(measure.modality or "all" for measure in result.measures))
     table = Table("check", "engine", "measure", *kinds, "gate", "margin", box=None, pad_edge=False)
-    for same in _rows(result.measures):
-        tightest = min(same, key=_margin)
+    for same in group_rows(result.measures):
+        tightest = worst_last(same)[-1]
         cells, last = _cells(same, kinds, _gate(tightest)), [_gate(tightest), _margin_text(tightest)]
         table.add_row(same[0].check, same[0].engine or "", same[0].name, *cells, *last)
     console.print(table)
@@ -130,18 +151,10 @@ def _is_explained(measure: Measure) -> bool:
     return not measure.passed or "near tie" in measure.note or (measure.check == "delegation" and bool(measure.note))
 
 
-def _rows(measures: Iterable[Measure]) -> list[list[Measure]]:
-    """Measures of the same thing on different kinds of input."""
-    rows: dict[tuple[str, str | None, str], list[Measure]] = {}
-    for measure in measures:
-        rows.setdefault((measure.check, measure.engine, measure.name), []).append(measure)
-    return list(rows.values())
-
-
 def _cells(same: list[Measure], kinds: list[str], gate: str) -> list[str]:
     """Values by kind, the worst where a kind was measured several times; with its own gate where that is another."""
     cells = dict.fromkeys(kinds, "")
-    for measure in sorted(same, key=lambda measure: (-_margin(measure), measure.value)):
+    for measure in worst_last(same):
         value = f"{measure.value:.3g}" + (f" ({_gate(measure)})" if _gate(measure) != gate else "")
         cells[measure.modality or "all"] = value if measure.passed else f"[bold red]{value}[/]"
     return list(cells.values())
@@ -150,19 +163,11 @@ def _cells(same: list[Measure], kinds: list[str], gate: str) -> list[str]:
 def _margin_text(measure: Measure) -> str:
     if measure.bound is None:
         return ""
-    return f"[green]{_margin(measure):.1%}[/]" if measure.passed else "[bold red]FAILED[/]"
+    return f"[green]{margin(measure):.1%}[/]" if measure.passed else "[bold red]FAILED[/]"
 
 
 def _gate(measure: Measure) -> str:
     return f"{'>=' if measure.at_least else '<='} {measure.bound:.3g}" if measure.bound is not None else ""
-
-
-def _margin(measure: Measure) -> float:
-    """How much is left, as a share: of an upper bound what is not used up, of a lower one what is above it."""
-    if measure.bound is None:
-        return float("inf")
-    room = measure.value - measure.bound if measure.at_least else measure.bound - measure.value
-    return room / measure.bound if measure.bound else room + 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from runtime.errors import UserError
 FORMAT_VERSION = 1
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
+QUANTIZED = Path("build/quantized")  # where exports leave the checkpoints that bundles are made from
 
 
 LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name

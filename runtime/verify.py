@@ -21,10 +21,9 @@ from runtime.checks import (
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
-from runtime.manifest import Measure, ReferenceKind, Verification, read_manifest
+from runtime.manifest import QUANTIZED, Measure, ReferenceKind, Verification, read_manifest
 from runtime.sessions.reference import memory_shortage
 
-QUANTIZED = Path("build/quantized")  # where exports leave quantized checkpoints
 EVALUATION = Path(__file__).parent / "evaluation"
 
 
