@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.manifest import TensorDigest
 from runtime.readback import BITS, Difference, digest_of, narrow, pieces
+from runtime.quiet import quiet
 from runtime.sessions.executorch import DATA_FILE, FILE
 
 HEAD = 4096  # bytes that hold a file's header
@@ -247,10 +248,14 @@ def _read_data(path: Path) -> dict[str, NDArray]:
     from executorch.extension.flat_tensor.serialize.serialize import FlatTensorHeader, _deserialize_to_flat_tensor
 
     data = _map(path)
-    header = FlatTensorHeader.from_bytes(data[8 : 8 + HEAD].tobytes())
-    if not header.is_valid():
-        raise UserError(f"{path} is no ExecuTorch data file: export the bundle again")
-    table = _deserialize_to_flat_tensor(data[: header.flatbuffer_offset + header.flatbuffer_size].tobytes())
+    try:
+        header = FlatTensorHeader.from_bytes(data[8 : 8 + HEAD].tobytes())
+        if not header.is_valid():
+            raise ValueError("another header")
+        with quiet():  # the compiler that it runs has its own words for damage
+            table = _deserialize_to_flat_tensor(data[: header.flatbuffer_offset + header.flatbuffer_size].tobytes())
+    except Exception as error:  # whatever its tables of offsets lead to
+        raise UserError(f"{path} is no ExecuTorch data file ({error}): export the bundle again") from None
 
     def read(entry: Any) -> NDArray:
         segment = table.segments[entry.segment_index]

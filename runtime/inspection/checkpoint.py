@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from runtime.errors import UserError
-from runtime.inspection.description import Description, Fact, Weights, tally
+from runtime.inspection.description import Description, Fact, Part, Weights, tally
 from runtime.manifest import Recipe, Source
 
 SUFFIX = ".safetensors"
@@ -88,8 +88,8 @@ def _facts(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Fact]:
     found = {
         "model_type": config.get("model_type"),
         "quantization": " ".join(filter(None, (quantization.get("quant_method"), quantization.get("format")))) or None,
-        "error": record.get("error"),  # rms of the weights' difference over rms of the weights
-        "plain_error": record.get("plain_error"),  # had each scale just covered its group's largest
+        "rms_error": record.get("error"),  # of the weights, relative
+        "plain_rms_error": record.get("plain_error"),  # had each scale just covered its group's largest
         "digests": len(record["tensors"]) if "tensors" in record else None,
     }
     return {name: fact for name, fact in found.items() if fact is not None}
@@ -123,7 +123,7 @@ def _stored(key: str, tensor: _Tensor, shapes: dict[str, NDArray[np.int64]]) -> 
         rows, columns = (int(count) for count in shapes[module])
         width = tensor.shape[-1] * bits // columns  # rows may end in unused bits, fewer than one for each column
         return Weights(dtype=f"int{width}", part="codes", bits=width, values=rows * columns, bytes=size)
-    part = "scales" if key.endswith(SCALE) else "values"
+    part: Part = "scales" if key.endswith(SCALE) else "values"
     return Weights(dtype=dtype, part=part, bits=bits, values=prod(tensor.shape), bytes=size)
 
 

@@ -10,8 +10,8 @@ from runtime.mil.blobs import BlobFiles, bits
 from runtime.mil.program import Function, Operation, Program, Stored, Type, read_program
 
 SUFFIX = ".mlpackage"
-COMPRESSED = "constexpr_"  # begins the names of operators that expand weights
-PARTS: dict[str, Part] = {"data": "codes", "quantized_data": "codes", "indices": "codes", "scale": "scales"}  # of theirs
+COMPRESSED = "constexpr_"  # begins the names of operators that expand weights, whose inputs are these parts:
+PARTS: dict[str, Part] = {"data": "codes", "quantized_data": "codes", "indices": "codes", "scale": "scales"}
 SHARED = "main"  # name of the function in a package of one
 
 

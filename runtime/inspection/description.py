@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Literal
 
+from pydantic import Field
+
 from runtime.manifest import Limits, Port, Recipe, Record, Source
 
 Kind = Literal["bundle", "onnx", "executorch", "coreml", "coreai", "checkpoint"]
@@ -17,11 +19,11 @@ class Graph(Record):
     file: str  # relative to what was inspected
     inputs: list[Port]
     outputs: list[Port]
-    states: list[Port] = []
-    operators: dict[str, int] = {}  # how many there are by name, the most frequent first
-    delegates: dict[str, int] = {}  # calls of backends that run a part of it
-    delegated: dict[str, int] = {}  # operators inside those parts, where the backend's data tell
-    arenas: list[int] = []  # bytes of memory for caches and activations, where the file lays them out
+    states: list[Port] = Field(default=[])
+    operators: dict[str, int] = Field(default={})  # how many there are by name, the most frequent first
+    delegates: dict[str, int] = Field(default={})  # calls of backends that run a part of it
+    delegated: dict[str, int] = Field(default={})  # operators inside those parts, where the backend's data tell
+    arenas: list[int] = Field(default=[])  # bytes of memory for caches and activations, where the file lays them out
 
 
 class Weights(Record):
@@ -75,17 +77,17 @@ class Description(Record):
     files: dict[str, int]
     source: Source | None = None
     recipe: Recipe | None = None
-    graphs: list[Graph] = []
-    weights: list[Weights] = []  # the largest first
-    facts: dict[str, Fact] = {}  # what else the files say of themselves
-    notes: list[str] = []  # what could not be told, and why
+    graphs: list[Graph] = Field(default=[])
+    weights: list[Weights] = Field(default=[])  # the largest first
+    facts: dict[str, Fact] = Field(default={})  # what else the files say of themselves
+    notes: list[str] = Field(default=[])  # what could not be told, and why
     bundle: Bundle | None = None
-    artifacts: dict[str, "Description"] = {}  # of a bundle, by format
+    artifacts: dict[str, "Description"] = Field(default={})  # of a bundle, by format
 
 
 def tally(stored: Iterable[Weights]) -> list[Weights]:
     """Added up by type, the largest first."""
-    found: dict[tuple[str, Part], Weights] = {}
+    found: dict[tuple[str, Part], Weights] = Field(default={})
     for weights in stored:
         key = weights.dtype, weights.part
         found[key] = _sum(found[key], weights) if key in found else weights

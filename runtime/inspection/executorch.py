@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 from runtime.errors import UserError
@@ -83,7 +84,7 @@ class _Inspected:
         for delegate in (delegate for delegate in plan.delegates if delegate.id == BACKEND):
             try:
                 yield xnnpack.read_graph(self.weights.delegate_data(delegate.processed))
-            except (ValueError, RuntimeError, OSError) as error:
+            except (ValueError, KeyError, RuntimeError, OSError, SubprocessError) as error:
                 raise UserError(f"{self.weights.path}: an {BACKEND} of {plan.name} does not parse ({error}); "
                                 "export the bundle again") from None  # fmt: skip
 
@@ -122,9 +123,9 @@ class _Inspected:
 
     def _constants(self) -> Iterator[Any]:
         for value in (value.val for plan in self.weights.program.execution_plan for value in plan.values):
-            if hasattr(value, "scalar_type") and value.allocation_info is None:
-                if value.data_buffer_idx or is_outside(value):
-                    yield value
+            constant = hasattr(value, "scalar_type") and value.allocation_info is None
+            if constant and (value.data_buffer_idx or is_outside(value)):
+                yield value
 
 
 def _stored(tensor: Any) -> Weights:

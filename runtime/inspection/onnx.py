@@ -14,7 +14,7 @@ from runtime.manifest import Port
 from runtime.readback import initializers, load_graph
 
 PACKED = {"MatMulNBits": (1, 2), "GatherBlockQuantized": (0, 2), "DequantizeLinear": (0, 1)}  # inputs: codes, scales
-BITS = {"uint4": 4, "int4": 4, "uint2": 2, "int2": 2, "float4e2m1": 4}  # of dtypes below a byte
+NARROW = {"uint4": 4, "int4": 4, "uint2": 2, "int2": 2, "float4_e2m1fn": 4}  # bits, where NumPy has a byte for each
 
 
 def describe(path: Path) -> Description:
@@ -84,17 +84,16 @@ def _port(value: onnx.ValueInfoProto) -> Port:
         return Port(name=value.name, dtype=(kind or "unknown").removesuffix("_type"), shape=[])
     tensor = value.type.tensor_type
     shape = [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim]
-    return Port(name=value.name, dtype=_dtype(tensor.elem_type), shape=shape)
+    return Port(name=value.name, dtype=_type(tensor.elem_type)[0], shape=shape)
 
 
-def _dtype(code: int) -> str:
-    """As NumPy calls it."""
-    if code == TensorProto.STRING:
-        return "string"
+def _type(code: int) -> tuple[str, int]:
+    """As NumPy calls it, and the bits of a value; ONNX may have types that this release of it has not."""
     try:
-        return str(helper.tensor_dtype_to_np_dtype(code).name)
+        dtype = helper.tensor_dtype_to_np_dtype(code)
     except KeyError:
-        return f"type {code}"
+        return f"type {code}", 8
+    return ("string", 8) if code == TensorProto.STRING else (dtype.name, NARROW.get(dtype.name, dtype.itemsize * 8))
 
 
 def _weights(folder: Path, graphs: Mapping[Path, onnx.GraphProto]) -> Iterator[Weights]:
@@ -126,8 +125,7 @@ def _stored(folder: Path, tensor: TensorProto, part: Part, bits: int | None) -> 
     Args:
         bits: of a code, where several share a byte.
     """
-    dtype = _dtype(tensor.data_type)
-    width = BITS.get(dtype) or (8 if dtype == "string" else helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8)
+    dtype, width = _type(tensor.data_type)
     size = -(-prod(tensor.dims) * width // 8)
     if outside := _place(tensor):
         path, end = folder / outside["location"], int(outside.get("offset", 0)) + size

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.inspection.description import Part, Weights
+from runtime.quiet import quiet
 
 SCHEMA = "schema.fbs"
 PREFIX = "xnn_datatype_"
@@ -27,7 +28,7 @@ def read_graph(data: NDArray[np.uint8]) -> dict[str, Any]:
     """The graph that a delegate's data describe, by the schema that comes with ExecuTorch.
 
     Raises:
-        ValueError: it is none of XNNPACK's, or of another release's.
+        ValueError, SubprocessError: it is none of XNNPACK's, or of another release's.
     """
     from executorch.backends.xnnpack import serialization
     from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
@@ -40,7 +41,8 @@ def read_graph(data: NDArray[np.uint8]) -> dict[str, Any]:
         graph = folder / "graph.bin"
         start = header.flatbuffer_offset
         graph.write_bytes(data[start : start + header.flatbuffer_size].tobytes())
-        _flatc_decompile(name, str(folder / SCHEMA), str(graph), ["--raw-binary"])
+        with quiet():  # the compiler has its own words for damage
+            _flatc_decompile(name, str(folder / SCHEMA), str(graph), ["--raw-binary"])
         return json.loads(graph.with_suffix(".json").read_bytes())
 
 
