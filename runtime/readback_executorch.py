@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.manifest import TensorDigest
-from runtime.readback import BITS, Difference, digest_of, narrow, pieces
 from runtime.quiet import quiet
+from runtime.readback import BITS, Difference, digest_of, narrow, pieces
 from runtime.sessions.executorch import DATA_FILE, FILE
 
 HEAD = 4096  # bytes that hold a file's header

@@ -87,7 +87,7 @@ class Description(Record):
 
 def tally(stored: Iterable[Weights]) -> list[Weights]:
     """Added up by type, the largest first."""
-    found: dict[tuple[str, Part], Weights] = Field(default={})
+    found: dict[tuple[str, Part], Weights] = {}
     for weights in stored:
         key = weights.dtype, weights.part
         found[key] = _sum(found[key], weights) if key in found else weights
