@@ -1,5 +1,7 @@
 """Command line of the runtime: `python -m runtime verify BUNDLE`, `python -m runtime report BUNDLE`."""
 
+"""Command line of the runtime: `python -m runtime verify BUNDLE`, `python -m runtime inspect PATH`."""
+
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ LOG_WIDTH = 160  # of the table where nothing says how wide lines may be
 
 @app.callback()
 def commands() -> None:
-    """Open a bundle and see whether it is what it should be."""
+    """Open a bundle and see what it is, and whether it is what it should be."""
 
 
 @app.command("verify")
@@ -116,6 +118,28 @@ def report_command(
         raise typer.Exit(error.exit_code) from None
     told = {"report": str(path), "verdict": verdict.text}
     typer.echo(dumps(told) if json else f"{verdict.text}: {path}")
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="Bundle, checkpoint, .pte, .onnx or .mlpackage.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Says what is inside, reading headers only. Exits 2 for bad input."""
+    from runtime.inspection import show  # pydantic's models and engines take time to import
+    from runtime.inspection.kinds import inspect
+
+    try:
+        with progress() as status:
+            status(f"inspecting {path}")
+            description = inspect(path)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    if json:
+        typer.echo(description.model_dump_json(indent=1))
+    else:
+        show.show(description, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from runtime.errors import UserError
+from runtime.errors import MissingPackage
 from runtime.installed import require_release
 
 VERSION = "9.0"  # the MIL builder, the parser and the table of operators belong to a release
@@ -16,7 +16,7 @@ def coremltools() -> Any:
     the MIL builder or the parser needs.
 
     Raises:
-        UserError: it is not installed, or another release is.
+        MissingPackage: it is not installed, or another release is.
     """
     require_release("coremltools", VERSION)
     before = logging.root.manager.disable
@@ -24,7 +24,7 @@ def coremltools() -> Any:
     try:
         import coremltools
     except ImportError as error:
-        raise UserError(f"coremltools does not load ({error}): pip install coremltools=={VERSION}") from None
+        raise MissingPackage(f"coremltools does not load ({error}): pip install coremltools=={VERSION}") from None
     finally:
         logging.disable(before)
     return coremltools

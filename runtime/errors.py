@@ -7,6 +7,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class MissingPackage(UserError):
+    """A package that only some work needs is not installed, or not in the release that it needs."""
+
+
 class GateError(UserError):
     """A bundle that does not hold its gates."""
 

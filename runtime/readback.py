@@ -42,7 +42,7 @@ class OnnxWeights:
         UserError: no graph there, or one that does not parse.
         """
         self.folder = folder
-        self.graphs = [_load(path) for path in sorted(folder.glob("*.onnx"))]
+        self.graphs = [load_graph(path) for path in sorted(folder.glob("*.onnx"))]
         if not self.graphs:
             raise UserError(f"{folder} holds no .onnx file: name the ONNX folder of a bundle")
 
@@ -57,7 +57,7 @@ class OnnxWeights:
     @cached_property
     def _tensors(self) -> dict[str, list[TensorProto]]:
         found: dict[str, list[TensorProto]] = {}
-        for tensor in (tensor for graph in self.graphs for tensor in _initializers(graph)):
+        for tensor in (tensor for graph in self.graphs for tensor in initializers(graph)):
             found.setdefault(tensor.name, []).append(tensor)
         return found
 
@@ -81,18 +81,18 @@ class OnnxWeights:
         return sizes
 
 
-def _load(path: Path) -> onnx.GraphProto:
+def load_graph(path: Path) -> onnx.GraphProto:
     try:
         return onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf's own, which has no public name
         raise UserError(f"{path}: not a readable ONNX graph ({error}); export the bundle again") from None
 
 
-def _initializers(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+def initializers(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """Those of its branches too."""
     yield from graph.initializer
     for branch in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
-        yield from _initializers(branch)
+        yield from initializers(branch)
 
 
 def differences(folder: Path, tensors: Sequence[TensorDigest]) -> list[Difference]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.manifest import TensorDigest
+from runtime.quiet import quiet
 from runtime.readback import BITS, Difference, digest_of, narrow, pieces
 from runtime.sessions.executorch import DATA_FILE, FILE
 
@@ -32,40 +33,46 @@ CONSTANTS = {0: np.uint8, 1: np.int8, 6: np.float32, 15: np.uint16}  # ScalarTyp
 class ExecutorchWeights:
     """The data of a program."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises:
-        UserError: no program there, or one that does not parse.
+    def __init__(self, path: Path) -> None:
         """
-        from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
-        from executorch.exir._serialize._program import _get_extended_header
+        Args:
+            path: of a `.pte`, or of a folder with ours. Its data file, if it has one, is called like it.
 
-        self.folder = folder
-        self._bytes = _map(folder / FILE)
-        header = _get_extended_header(self._bytes[:HEAD].tobytes())
-        if header is None:
-            raise UserError(f"{folder / FILE} is no ExecuTorch program: export the bundle again")
-        self._base = header.segment_base_offset
+        Raises:
+            UserError: no program there, one that does not parse, or one that is cut short.
+        """
+        self.path = path / FILE if path.is_dir() else path
+        self.data_path = self.path.with_suffix(Path(DATA_FILE).suffix)
+        self._bytes = _map(self.path)
+        self.program, self._base = _parse(self.path, self._bytes)
         self._digests: dict[_Wanted, dict[str, set[str]]] = {}
-        self.program = _flatbuffer_to_program(self._bytes[: header.program_size].tobytes())
+        ends = (self._base + segment.offset + segment.size for segment in self.program.segments)
+        if max(ends, default=0) > len(self._bytes):
+            raise UserError(f"{self.path} is cut short: export the bundle again")
 
     @cached_property
     def blobs(self) -> dict[str, NDArray]:
         """Data of delegates as bytes, by name, and constants that are in the data file, in their dtype."""
         named = self.program.named_data or []
         inside = {entry.key: self._segment(entry.segment_index) for entry in named}
-        return inside | (_read_data(self.folder / DATA_FILE) if (self.folder / DATA_FILE).exists() else {})
+        return inside | (_read_data(self.data_path) if self.data_path.exists() else {})
 
     def constants(self) -> Iterator[NDArray]:
         """Data of portable operators that may be weights."""
-        place, seen = self.program.constant_segment, set[int]()
+        seen = set[int]()
         for value in (value.val for plan in self.program.execution_plan for value in plan.values):
             index = getattr(value, "data_buffer_idx", 0)  # 0: none, or in the data file
             held = index and value.allocation_info is None and int(value.scalar_type) in CONSTANTS
-            if held and index not in seen and not _is_outside(value):
+            if held and index not in seen and not is_outside(value):
                 seen.add(index)
                 dtype = np.dtype(CONSTANTS[int(value.scalar_type)])
-                start, count = place.offsets[index], int(np.prod(value.sizes, dtype=np.int64)) * dtype.itemsize
-                yield self._segment(place.segment_index)[start : start + count].view(dtype)
+                size = int(np.prod(value.sizes, dtype=np.int64)) * dtype.itemsize
+                yield self.constant(index, size).view(dtype)
+
+    def constant(self, index: int, size: int) -> NDArray[np.uint8]:
+        """The bytes of a portable operator's, which may be a delegate's too."""
+        place = self.program.constant_segment
+        return self._segment(place.segment_index)[place.offsets[index] :][:size]
 
     def digests(self, wanted: "_Wanted") -> dict[str, set[str]]:
         """Of each piece of delegates' data and of the data file, as the quantizer would have taken them; taken once."""
@@ -77,8 +84,6 @@ class ExecutorchWeights:
     def _segment(self, index: int) -> NDArray[np.uint8]:
         segment = self.program.segments[index]
         start = self._base + segment.offset
-        if start + segment.size > len(self._bytes):
-            raise UserError(f"{self.folder / FILE} is cut short: export the bundle again")
         return self._bytes[start : start + segment.size]
 
     # Delegation
@@ -88,14 +93,15 @@ class ExecutorchWeights:
         found = set[str]()
         for delegate in self._plan(DECODER).delegates:
             if delegate.id == BACKEND:
-                data = self._delegate(delegate.processed)
+                data = self.delegate_data(delegate.processed).tobytes()
                 found |= {name for name in self.blobs if name.encode() in data}
         return found
 
-    def _delegate(self, place: Any) -> bytes:
+    def delegate_data(self, place: Any) -> NDArray[np.uint8]:
+        """What a delegate was given to make itself of."""
         if int(place.location) == 0:  # inline
-            return bytes(self.program.backend_delegate_data[place.index].data)
-        return self._segment(place.index).tobytes()
+            return np.frombuffer(bytes(self.program.backend_delegate_data[place.index].data), np.uint8)
+        return self._segment(place.index)
 
     def operators(self, method: str = DECODER) -> dict[str, int]:
         """Calls of one step by the operator's name: what runs in portable kernels, and how many delegates."""
@@ -115,7 +121,7 @@ class ExecutorchWeights:
     def _plan(self, method: str) -> Any:
         plans = [plan for plan in self.program.execution_plan if plan.name == method]
         if not plans:
-            raise UserError(f"{self.folder / FILE} has no method {method}: export the bundle again")
+            raise UserError(f"{self.path} has no method {method}: export the bundle again")
         return plans[0]
 
 
@@ -210,13 +216,29 @@ def undelegated(weights: ExecutorchWeights, tensors: Sequence[TensorDigest], emb
             and tensor.sha256 not in held]  # fmt: skip
 
 
+def _parse(path: Path, data: NDArray[np.uint8]) -> tuple[Any, int]:
+    """The program, and where its segments begin."""
+    from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
+    from executorch.exir._serialize._program import _get_extended_header
+
+    header = _get_extended_header(data[:HEAD].tobytes())
+    if header is None:
+        raise UserError(f"{path} is no ExecuTorch program: export the bundle again")
+    if header.program_size > len(data):
+        raise UserError(f"{path} is cut short: export the bundle again")
+    try:
+        return _flatbuffer_to_program(data[: header.program_size].tobytes()), header.segment_base_offset
+    except Exception as error:  # whatever its tables of offsets lead to
+        raise UserError(f"{path}: its program does not parse ({error}); export the bundle again") from None
+
+
 def _map(path: Path) -> NDArray[np.uint8]:
     if not path.is_file() or not path.stat().st_size:
         raise UserError(f"{path} is missing: name the ExecuTorch folder of a bundle")
     return np.memmap(path, np.uint8, "r")
 
 
-def _is_outside(tensor: Any) -> bool:
+def is_outside(tensor: Any) -> bool:
     """Whether a constant lies in the data file, whose index it carries then."""
     return tensor.extra_tensor_info is not None and int(tensor.extra_tensor_info.location) == OUTSIDE
 
@@ -226,10 +248,14 @@ def _read_data(path: Path) -> dict[str, NDArray]:
     from executorch.extension.flat_tensor.serialize.serialize import FlatTensorHeader, _deserialize_to_flat_tensor
 
     data = _map(path)
-    header = FlatTensorHeader.from_bytes(data[8 : 8 + HEAD].tobytes())
-    if not header.is_valid():
-        raise UserError(f"{path} is no ExecuTorch data file: export the bundle again")
-    table = _deserialize_to_flat_tensor(data[: header.flatbuffer_offset + header.flatbuffer_size].tobytes())
+    try:
+        header = FlatTensorHeader.from_bytes(data[8 : 8 + HEAD].tobytes())
+        if not header.is_valid():
+            raise ValueError("another header")
+        with quiet():  # the compiler that it runs has its own words for damage
+            table = _deserialize_to_flat_tensor(data[: header.flatbuffer_offset + header.flatbuffer_size].tobytes())
+    except Exception as error:  # whatever its tables of offsets lead to
+        raise UserError(f"{path} is no ExecuTorch data file ({error}): export the bundle again") from None
 
     def read(entry: Any) -> NDArray:
         segment = table.segments[entry.segment_index]
