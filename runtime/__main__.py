@@ -1,6 +1,4 @@
-"""Command line of the runtime: `python -m runtime verify BUNDLE`, `python -m runtime report BUNDLE`."""
-
-"""Command line of the runtime: `python -m runtime verify BUNDLE`, `python -m runtime inspect PATH`."""
+"""Command line of the runtime: `python -m runtime verify BUNDLE`, and so chat, report and inspect."""
 
 import sys
 from collections.abc import Callable, Iterator
