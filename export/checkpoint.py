@@ -20,8 +20,8 @@ from export.sources import Source, open_source, read_header
 from export.weights import Packed
 from runtime import manifest
 from runtime.errors import UserError
+from runtime.manifest import RECORD
 
-RECORD = "quantization.json"
 EMBEDDING_CODES = "embedding.safetensors"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from export.checkpoint import EMBEDDING_CODES, RECORD, QuantizationRecord, TensorError, read_record
+from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
 from export.folders import locked, put_in_place, require_space, write_atomically
 from export.progress import Advance, progress
 from export.recipes import Recipe
@@ -22,6 +22,7 @@ from export.sources import INDEX, Source, Stored
 from export.streaming import Job, TensorResult, stream_tensor, worker_pool
 from runtime import manifest
 from runtime.errors import UserError
+from runtime.manifest import RECORD
 
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
 VERSION = 1  # of the algorithm; work begun by another one is not resumed

@@ -43,18 +43,14 @@ def verify_command(
     from runtime.references import find_kind
     from runtime.verify import verify
 
-    try:
-        with progress() as status:
-            gates = override(GATES, gate or [])
-            kind = find_kind(reference)
-            result = verify(bundle, quantized, source, evaluation, gates, only or [], status, kind)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+    with bad_input_told(), progress() as status:
+        gates = override(GATES, gate or [])
+        kind = find_kind(reference)
+        result = verify(bundle, quantized, source, evaluation, gates, only or [], status, kind)
     if json:
         typer.echo(result.model_dump_json(indent=1))
     else:
-        show(result, bundle, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
+        show(result, bundle, wide_console())
     raise typer.Exit(0 if result.passed else 1)
 
 
@@ -81,13 +77,9 @@ def chat_command(
 
     settings = Settings(engine, quantized, image or (), audio or (), system, think, tools, greedy, temperature, seed,
                         limit)  # fmt: skip
-    try:
-        with progress():
-            conversation = open_conversation(bundle, settings)
-        talk(conversation, iter(prompt) if prompt else _lines(), settings, Console())
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+    with bad_input_told(), progress():
+        conversation = open_conversation(bundle, settings)
+    talk(conversation, iter(prompt) if prompt else _lines(), settings, Console())
 
 
 def _lines() -> Iterator[str]:
@@ -109,11 +101,8 @@ def report_command(
     """Tells a bundle on one HTML page. Exits 0 whatever the verdict on it is, 2 for bad input."""
     from runtime.report.page import write_report  # matplotlib takes a second to import
 
-    try:
+    with bad_input_told():
         path, verdict = write_report(bundle, out, quantized)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
     told = {"report": str(path), "verdict": verdict.text}
     typer.echo(dumps(told) if json else f"{verdict.text}: {path}")
 
@@ -127,17 +116,28 @@ def inspect_command(
     from runtime.inspection import show  # pydantic's models and engines take time to import
     from runtime.inspection.kinds import inspect
 
-    try:
-        with progress() as status:
-            status(f"inspecting {path}")
-            description = inspect(path)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+    with bad_input_told(), progress() as status:
+        status(f"inspecting {path}")
+        description = inspect(path)
     if json:
         typer.echo(description.model_dump_json(indent=1))
     else:
-        show.show(description, Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
+        show.show(description, wide_console())
+
+
+@contextmanager
+def bad_input_told() -> Iterator[None]:
+    """In one line on stderr, with the exit code that it has."""
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def wide_console() -> Console:
+    """On stdout, as wide as a terminal, or as tables need in a log."""
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ ENDS = {"limit": "stopped at the limit", "context": "the context is full", "user
 class Settings:
     """Of a conversation."""
 
-    engine: str | None = None  # as in engines.CHOICES, or the reference; by default the bundle's first
+    engine: str | None = None  # an Engine's choice, or the reference; by default the bundle's first
     quantized: Path | None = None  # checkpoint of the reference
     images: Sequence[Path] = ()  # of the first turn
     clips: Sequence[Path] = ()

@@ -32,6 +32,7 @@ class Engine:
     """A way to run the files in a format's folder."""
 
     name: str
+    choice: str  # what people call it on a command line
     open: Callable[[Path], Session]
     splits_media: bool = True  # takes media in any prefill, not in the first alone
     exact: Callable[[Path], Session] | None = None  # the same artifact without rounded activations: its float twin
@@ -42,30 +43,30 @@ class Engine:
 
 ENGINES = {
     "onnx": (
-        Engine(OnnxSession.name, OnnxSession, exact=lambda folder: OnnxSession(folder, exact=True)),
-        Engine(GenaiSession.name, GenaiSession, splits_media=False),
+        Engine(OnnxSession.name, "onnx", OnnxSession, exact=lambda folder: OnnxSession(folder, exact=True)),
+        Engine(GenaiSession.name, "genai", GenaiSession, splits_media=False),
     ),
     "executorch": (
-        Engine(ExecutorchSession.name, ExecutorchSession, exact=ExecutorchSession, twin_apart=True, rounds=_rows),
+        Engine(
+            ExecutorchSession.name,
+            "executorch",
+            ExecutorchSession,
+            exact=ExecutorchSession,
+            twin_apart=True,
+            rounds=_rows,
+        ),
     ),
     "coreml": (
         Engine(
             CoremlSession.name,
+            "coreml",
             CoremlSession.open,
             exact=lambda folder: CoremlSession.open(folder, exact=True),
             rounds=None,
             half=True,
         ),
     ),
-    "coreai": (Engine(CoreaiSession.name, CoreaiSession, exact=CoreaiSession, rounds=None),),
-}
-
-CHOICES = {  # what people call an engine: its format and its place there
-    "onnx": ("onnx", 0),
-    "genai": ("onnx", 1),
-    "executorch": ("executorch", 0),
-    "coreml": ("coreml", 0),
-    "coreai": ("coreai", 0),
+    "coreai": (Engine(CoreaiSession.name, "coreai", CoreaiSession, exact=CoreaiSession, rounds=None),),
 }
 
 
@@ -75,9 +76,8 @@ def find_engine(manifest: Manifest, choice: str | None = None) -> tuple[Engine, 
     Raises:
         UserError: there is no such engine, or the bundle has nothing for it.
     """
-    there = [name for name, (format_, _) in CHOICES.items() if format_ in manifest.artifacts]
+    there = {engine.choice: (engine, format_) for format_ in manifest.artifacts for engine in ENGINES.get(format_, ())}
     wanted = choice or next(iter(there), "")
     if wanted not in there:
         raise UserError(f"the bundle has no artifact for engine {wanted!r}; there are {', '.join(there)}")
-    format_, place = CHOICES[wanted]
-    return ENGINES[format_][place], format_
+    return there[wanted]

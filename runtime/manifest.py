@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 QUANTIZED = Path("build/quantized")  # where exports leave the checkpoints that bundles are made from
+RECORD = "quantization.json"  # in such a checkpoint: what the quantizer did
 
 
 LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name

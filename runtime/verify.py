@@ -21,7 +21,7 @@ from runtime.checks import (
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
-from runtime.manifest import QUANTIZED, Measure, ReferenceKind, Verification, read_manifest
+from runtime.manifest import QUANTIZED, RECORD, Measure, ReferenceKind, Verification, read_manifest
 from runtime.sessions.reference import memory_shortage
 
 EVALUATION = Path(__file__).parent / "evaluation"
@@ -125,7 +125,7 @@ def _if_there(folder: Path) -> Path | None:
 def _recorded_source(quantized: Path) -> Path | None:
     """Where the quantized checkpoint says it came from."""
     try:
-        return _if_there(Path(json.loads((quantized / "quantization.json").read_bytes())["source_path"]))
+        return _if_there(Path(json.loads((quantized / RECORD).read_bytes())["source_path"]))
     except (OSError, ValueError, KeyError):
         return None
 

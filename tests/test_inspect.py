@@ -28,9 +28,9 @@ from runtime.inspection import bundle as bundles
 from runtime.inspection import executorch
 from runtime.inspection.description import Description, Weights
 from runtime.inspection.kinds import inspect
-from runtime.inspection.show import size
 from runtime.manifest import read_manifest
 from runtime.sessions.executorch import DATA_FILE, FILE, open_program
+from runtime.units import size
 from tests.mil_programs import Describe, Var, function, mb, model_file, save, state, tensor, types, weight_file
 
 HUGE = 7 << 30  # bytes of a sparse file
@@ -344,9 +344,7 @@ def test_ports_that_differ_in_a_number_share_a_line(bundle: Path) -> None:
     assert "past_key_values.*.key" in text and "past_key_values.3.key" not in text
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (7_470_000_000, "7.47 GB")]
-)
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (7_470_000_000, "7.47 GB")])
 def test_sizes(count: int, text: str) -> None:
     assert size(count) == text
 

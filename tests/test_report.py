@@ -33,8 +33,9 @@ from runtime.measures import margin
 from runtime.report import sizes
 from runtime.report.page import render, write_report
 from runtime.report.rounding import Record, Rounding, TensorError
-from runtime.report.text import margin_left, size
+from runtime.report.text import margin_left
 from runtime.report.verdict import gates_of, judge
+from runtime.units import size
 
 NAME = "little-int4"
 LAYER = "model.language_model.layers.{}.mlp.up_proj.weight"

@@ -9,7 +9,6 @@ from executorch.exir.memory_planning import _alias_inplace_result_specs, _is_inp
 from executorch.exir.passes import MemoryPlanningPass
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
 
@@ -33,7 +32,5 @@ def _join_written(graph_module: GraphModule) -> None:
     for node in filter(_is_inplace_node, nodes):
         _alias_inplace_result_specs(node)
     output = graph_module.graph.output_node()
-    returned: list[Node] = []
-    map_arg(output.args, returned.append)
-    if len(returned) == len(output.meta["spec"]):
-        output.meta["spec"] = [node.meta["spec"] for node in returned]
+    pairs = zip(output.args[0], output.meta["spec"], strict=True)  # type: ignore[arg-type]
+    output.meta["spec"] = [value.meta["spec"] if isinstance(value, Node) else spec for value, spec in pairs]

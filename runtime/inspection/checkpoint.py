@@ -14,11 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from runtime.errors import UserError
 from runtime.inspection.description import Description, Fact, Part, Weights, tally
-from runtime.manifest import Recipe, Source
+from runtime.manifest import RECORD, Recipe, Source
 
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
-RECORD = "quantization.json"
 CONFIG = "config.json"
 PACKED, SHAPE, SCALE = ".weight_packed", ".weight_shape", ".weight_scale"
 DTYPES = {"BOOL": "bool", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from runtime.inspection.description import Bundle, Description, Graph, Verdict
 from runtime.manifest import Port
+from runtime.units import size
 
-UNITS = ("bytes", "kB", "MB", "GB", "TB")
 SHOWN = 40  # files listed; the rest is counted
 
 
@@ -29,14 +29,6 @@ def show(description: Description, console: Console) -> None:
     _show_files(description, console)
     for note in description.notes:
         console.print(f"[yellow]{escape(note)}[/]")
-
-
-def size(count: int) -> str:
-    """Bytes, in decimal units."""
-    value, unit = float(count), 0
-    while value >= 999.5 and unit < len(UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.3g} {UNITS[unit]}"
 
 
 def _show_origin(description: Description, console: Console) -> None:

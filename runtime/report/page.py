@@ -12,6 +12,7 @@ from runtime.report import sizes, text
 from runtime.report.plots import plot_cache, plot_rounding, plot_sizes
 from runtime.report.rounding import Rounding, read_rounding
 from runtime.report.verdict import REFERENCES, Verdict, gates_of, judge, split_gates, tables
+from runtime.units import size
 
 TEMPLATE = "report.html.jinja"
 POSITIONS = 1024, 4096, 8192, 32768, 131072  # at which caches are told, as far as the context goes
@@ -49,7 +50,7 @@ def render(name: str, manifest: Manifest, rounding: Rounding | str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter_ in (text.size, text.number, text.value, text.gate, text.margin_left, text.outcome, text.percent,
+    for filter_ in (size, text.number, text.value, text.gate, text.margin_left, text.outcome, text.percent,
                     text.count, margin):  # fmt: skip
         environment.filters[filter_.__name__] = filter_
     facts = {"name": name, "manifest": manifest, "verdict": judge(manifest)}

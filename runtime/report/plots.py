@@ -16,7 +16,7 @@ from matplotlib.typing import RcKeyType
 from runtime.manifest import CacheMemory
 from runtime.report.rounding import Rounding
 from runtime.report.sizes import GOLDENS, SHARED, Component
-from runtime.report.text import size
+from runtime.units import size
 
 WIDTH = 7.6  # inches
 # Colours that nothing else has, and the page's variables that replace them.

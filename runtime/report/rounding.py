@@ -8,9 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import UserError
-from runtime.manifest import QUANTIZED, Manifest, TensorDigest
+from runtime.manifest import QUANTIZED, RECORD, Manifest, TensorDigest
 
-RECORD = "quantization.json"
 LAYER = re.compile(r"language_model\.layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
 ORDER = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"  # others after them
 

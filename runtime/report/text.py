@@ -6,16 +6,7 @@ from runtime.gates import NO_NUMBER
 from runtime.manifest import Measure
 from runtime.measures import margin
 
-UNITS = "B", "kB", "MB", "GB", "TB"
 DECIMALS_BELOW = 1e3  # from here on digits in groups of three, no exponent
-
-
-def size(count: float) -> str:
-    """Of bytes, in decimal units with three digits."""
-    unit = 0
-    while abs(count) >= 999.5 and unit < len(UNITS) - 1:
-        count, unit = count / 1e3, unit + 1
-    return f"{count:.3g} {UNITS[unit]}"
 
 
 def number(value: float) -> str:
