@@ -2,10 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from export.calibrate import calibrate_cache
 from export.checkpoint import CheckpointWeights, QuantizationRecord
@@ -14,7 +18,7 @@ from export.facts import PROCESSOR_FILES, limits, sampling, tokens
 from export.folders import locked, put_in_place
 from export.formats import FORMATS, Lowering, lower, lower_twin
 from export.media import golden_prompts
-from export.weights import KvScales
+from export.stages import Stages
 from runtime import goldens
 from runtime.checks.files import sha256
 from runtime.errors import GateError
@@ -33,11 +37,13 @@ from runtime.manifest import (
 from runtime.prompt import Prompter
 from runtime.references import choose_kind, open_reference
 from runtime.sessions.reference import memory_shortage
-from runtime.verify import verify
+from runtime.verify import Checked, verify
 
 TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai",
          "executorch", "torchao", "coremltools")  # fmt: skip
 Status = Callable[[str], None]  # told what is going on
+GOLDENS, ARTIFACT, CHECKED = TypeAdapter(list[Golden]), TypeAdapter(Artifact), TypeAdapter(Checked)
+SCALES = TypeAdapter(dict[int, tuple[float, float]] | None)
 
 
 @dataclass(frozen=True)
@@ -58,28 +64,40 @@ class Order:
         """Of the reference that there can be."""
         return choose_kind(self.quantized, self.reference)
 
+    def plan(self, gates: Gates) -> dict[str, Any]:
+        """All that a bundle and its verification depend on, as JSON takes it."""
+        paths = {"quantized": str(self.quantized), "source": str(self.source)}
+        bounds = {name: gate.bound for name, gate in gates.items()}
+        return asdict(self) | paths | {
+            "record": self.record.identity, "kind": self.kind, "formats": list(self.formats),
+            "gates": bounds, "tools": _versions(self.formats),
+        }  # fmt: skip
+
 
 def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES) -> Manifest:
     """Writes the bundle `folder` and verifies it before it takes the place of an earlier one.
+
+    Goldens, artifacts and checks that an interrupted run of the same order finished are not made again.
 
     Raises:
         GateError: a gate does not hold; what was made stays beside, for a look.
         UserError: the folder cannot be written or is being written by another run.
     """
-    with locked(folder) as partial:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        manifest = _write(order, partial, status)
+    with locked(folder) as unfinished:
+        stages = Stages(unfinished, order.plan(gates))
+        manifest = _write(order, unfinished, stages, status)
         found = verify(
-            partial, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}"),
+            unfinished, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}"),
             reference=order.reference, hashed=True,
+            once=lambda name, check: stages.once(f"check {name}", CHECKED, check),
         )  # fmt: skip
         manifest = manifest.model_copy(update={"verification": found})
-        write_manifest(partial, manifest)
+        write_manifest(unfinished, manifest)
+        stages.forget()
         if not found.passed:
-            raise GateError(f"the bundle fails {_failures(found)}: look at it with `python -m runtime verify {partial} "
-                            f"--quantized {order.quantized}`; {folder} is as it was")  # fmt: skip
-        put_in_place(partial, folder)
+            raise GateError(f"the bundle fails {_failures(found)}: look at it with `python -m runtime verify "
+                            f"{unfinished} --quantized {order.quantized}`; {folder} is as it was")  # fmt: skip
+        put_in_place(unfinished, folder)
     return manifest
 
 
@@ -88,7 +106,7 @@ def _failures(verification: Verification) -> str:
     return ", ".join(f"{measure.name} ({measure.check}, {measure.value:.3g})" for measure in failed)
 
 
-def _write(order: Order, folder: Path, status: Status) -> Manifest:
+def _write(order: Order, folder: Path, stages: Stages, status: Status) -> Manifest:
     """Everything but the verification."""
     weights = CheckpointWeights(order.quantized)
     model = read_model(weights.config)
@@ -96,12 +114,15 @@ def _write(order: Order, folder: Path, status: Status) -> Manifest:
         if (order.quantized / name).exists():
             shutil.copyfile(order.quantized / name, folder / name)
     status("recording goldens")
-    recorded = _record_goldens(order, model, folder, status)
+    recorded = stages.once(goldens.FOLDER, GOLDENS, lambda: _record_goldens(order, model, folder, status))
     status("calibrating the cache")
-    kv_scales = _kv_scales(order, model, weights, recorded, folder)
+    kv_scales = stages.once("scales", SCALES, lambda: _kv_scales(order, model, weights, recorded, folder))
     context = min(order.context, model.text.context)
     lowering = Lowering(model, weights, order.quantized, context, kv_scales, order.record.identity, order.data_file)
-    artifacts = _lower_all(order, lowering, folder, status)
+    artifacts = {
+        name: stages.once(name, ARTIFACT, partial(_lower, order, name, lowering, folder, status))
+        for name in order.formats
+    }
     status("taking checksums")
     manifest = _manifest(order, folder, recorded, lowering, artifacts)
     write_manifest(folder, manifest)
@@ -120,22 +141,21 @@ def _record_goldens(order: Order, model: Model, folder: Path, status: Status) ->
 
 def _kv_scales(
     order: Order, model: Model, weights: CheckpointWeights, recorded: Sequence[Golden], folder: Path
-) -> KvScales | None:
+) -> dict[int, tuple[float, float]] | None:
     """Calibrated on the goldens, where the recipe wants an int8 cache."""
     if order.record.recipe.kv_bits != 8:
         return None
-    return calibrate_cache(model, weights, [goldens.read(golden, folder).inputs for golden in recorded])
+    return dict(calibrate_cache(model, weights, [goldens.read(golden, folder).inputs for golden in recorded]))
 
 
-def _lower_all(order: Order, lowering: Lowering, folder: Path, status: Status) -> dict[str, Artifact]:
-    artifacts = {}
-    for name in order.formats:
-        status(f"lowering to {name}")
-        artifacts[name] = lower(name, lowering, folder)
-        if order.kind != "none" and not memory_shortage(order.quantized):
-            status(f"lowering to {name}: float twin")
-            lower_twin(name, lowering)
-    return artifacts
+def _lower(order: Order, name: str, lowering: Lowering, folder: Path, status: Status) -> Artifact:
+    """To one format, with the float twin where there can be a reference for it."""
+    status(f"lowering to {name}")
+    artifact = lower(name, lowering, folder)
+    if order.kind != "none" and not memory_shortage(order.quantized):
+        status(f"lowering to {name}: float twin")
+        lower_twin(name, lowering)
+    return artifact
 
 
 def _manifest(
@@ -153,13 +173,14 @@ def _manifest(
         limits=limits(lowering, artifacts.values(), folder),
         tensors=order.record.tensors,
         goldens=recorded,
-        tools={name: version(name) for name in _tools(order.formats)},
+        tools=_versions(order.formats),
     )
 
 
-def _tools(formats: Sequence[str]) -> list[str]:
-    """Packages that had a part in a bundle of these formats."""
-    return [*TOOLS, *(package for name in formats for package in FORMATS[name].optional)]
+def _versions(formats: Sequence[str]) -> dict[str, str]:
+    """Of the packages that have a part in a bundle of these formats."""
+    optional = (package for name in formats for package in FORMATS[name].optional)
+    return {name: version(name) for name in (*TOOLS, *optional)}
 
 
 def _files(folder: Path) -> list[File]:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
 
 from runtime.checks import bytes as stored_bytes
@@ -21,7 +23,7 @@ from runtime.checks import (
 from runtime.errors import UserError
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
-from runtime.manifest import QUANTIZED, RECORD, Measure, ReferenceKind, Verification, read_manifest
+from runtime.manifest import QUANTIZED, RECORD, Measure, Record, ReferenceKind, Verification, read_manifest
 from runtime.sessions.reference import memory_shortage
 
 EVALUATION = Path(__file__).parent / "evaluation"
@@ -53,11 +55,22 @@ CHECKS = {
 CRASHED = Gate(0, False, "checks that stopped with an error")
 
 
+class Checked(Record):
+    """What a check found."""
+
+    measures: list[Measure]
+    skipped: dict[str, str]  # what it and those before had to leave out, and why
+
+
+Once = Callable[[str, Callable[[], Checked]], Checked]  # a check's name and the check, which may have run before
+
+
 def verify(
     bundle: Path, quantized: Path | None = None, source: Path | None = None, evaluation: Path | None = None,
     gates: Gates = GATES, only: Collection[str] = (), status: Callable[[str], None] = lambda text: None,
     reference: ReferenceKind = "whole",
     hashed: bool = False,
+    once: Once = lambda name, check: check(),
 ) -> Verification:  # fmt: skip
     """Runs every check whose inputs are at hand.
 
@@ -70,6 +83,7 @@ def verify(
         status: told what is going on, for people who wait.
         reference: how checkpoints are run in transformers; what needs one that does not fit the memory is skipped.
         hashed: the manifest's checksums have just been taken of these very files, which are not read for it again.
+        once: runs a check, or tells what it found when an interrupted run did.
 
     Raises:
         UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist.
@@ -87,10 +101,11 @@ def verify(
     wanted = {name: check for name, check in there.items() if not only or name in only}
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]
-    measures = [measure for name in ran for measure in _run(name, wanted[name], job)]
+    found = [once(name, partial(_run, name, wanted[name], job)) for name in ran]
+    measures = [measure for checked in found for measure in checked.measures]
     return Verification(
         ran=ran,
-        skipped=skipped | job.skipped,
+        skipped=reduce(or_, (checked.skipped for checked in found), skipped),
         reference=job.kind if any("quantized" in wanted[name].needs for name in ran) else "none",
         measures=measures,
         passed=all(measure.passed for measure in measures),
@@ -146,12 +161,12 @@ def _why_no_reference(job: Job) -> str | None:
     return f"{shortage}; --reference streamed takes 4 GB, and hours" if shortage else "--reference none"
 
 
-def _run(name: str, check: Check, job: Job) -> list[Measure]:
-    """The measures of a check; one that stops with an error has failed, and the others still run."""
+def _run(name: str, check: Check, job: Job) -> Checked:
+    """A check; one that stops with an error has failed, and the others still run."""
     measures: list[Measure] = []
     try:
         measures.extend(check.run(job))
     except Exception as error:  # an engine refuses damaged files in ways of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         measures.append(job.measure(name, "stopped", 1, CRASHED, note=reason))
-    return measures
+    return Checked(measures=measures, skipped=dict(job.skipped))

@@ -1,6 +1,8 @@
 """The command line from end to end: what users type, what they get, and what they are told."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,12 @@ from typer.testing import CliRunner, Result
 from export.__main__ import app
 from export.folders import locked
 from export.recipes import RECIPES
-from runtime.manifest import Manifest, read_manifest
+from runtime.job import Job
+from runtime.manifest import Manifest, Measure, read_manifest
+from runtime.verify import CHECKS
+from tests.conftest import NAME
+
+DECODER = "onnx/decoder.onnx"
 
 
 def export(folder: Path, *arguments: str) -> Result:
@@ -86,6 +93,35 @@ def test_earlier_bundle_survives_a_gate_that_does_not_hold(exported: Path, bundl
     assert "the bundle fails" in result.stderr and "is as it was" in result.stderr
     assert snapshot(bundle) == before
     assert (bundle.parent / f".{bundle.name}.partial" / "manifest.json").is_file(), "kept for a look"
+
+
+def test_interrupted_run_goes_on_with_the_stage_it_was_in(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--target", "desktop", "--build", str(exported / "build"), "--reference", "none"]
+    work = tmp_path / "dist" / "desktop" / f".{NAME}.partial"
+
+    def run(*more: str) -> Result:
+        return export(tmp_path, *options, *more)
+
+    def interrupted(*more: str) -> int:
+        """When its second check begins; returns when the first artifact was written."""
+        with monkeypatch.context() as patch:
+            patch.setitem(CHECKS, "bytes", replace(CHECKS["bytes"], run=stop))
+            assert run(*more).exit_code == 130
+        return (work / DECODER).stat().st_mtime_ns
+
+    def stop(job: Job) -> Iterator[Measure]:
+        raise KeyboardInterrupt
+
+    first = interrupted()
+    assert interrupted() == first, "nothing was lowered again"
+    second = interrupted("--context", "4096")
+    assert second != first, "what another order left is of no use"
+    assert run("--context", "4096").exit_code == 0
+    bundle = tmp_path / "dist" / "desktop" / NAME
+    assert (bundle / DECODER).stat().st_mtime_ns == second
+    assert [path.name for path in bundle.parent.iterdir()] == [NAME], "nothing is left beside"
 
 
 def test_two_runs_at_once(exported: Path, bundle: Path) -> None:
