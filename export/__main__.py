@@ -20,6 +20,7 @@ def export_command(
     data_file: Annotated[bool, typer.Option(help="Put ExecuTorch's weights into a .ptd beside the .pte.")] = False,
     build: Annotated[Path, typer.Option(help="Quantized checkpoints go to its folder `quantized`.")] = Path("build"),
     dist: Annotated[Path, typer.Option(help="Bundles go to its folder of the target's name.")] = Path("dist"),
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder [DIST/TARGET/MODEL-RECIPE].")] = None,
     reference: Annotated[
         str, typer.Option(help="none, whole (if it fits the memory) or streamed (slow, in 4 GB of memory).")
     ] = "whole",
@@ -34,7 +35,8 @@ def export_command(
 
     wanted = [name for name in formats.replace(",", " ").split() if name]
     try:
-        summary = export(Request(target, model, recipe, wanted, context, data_file, build, dist, gate or [], reference))
+        request = Request(target, model, recipe, wanted, context, data_file, build, dist, gate or [], reference, out)
+        summary = export(request)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

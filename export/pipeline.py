@@ -33,9 +33,10 @@ class Request:
     context: int  # positions
     data_file: bool  # ExecuTorch's weights in a file beside the program
     build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
-    dist: Path  # bundles go to dist/<target>/<model>-<recipe>
+    dist: Path  # bundles go to dist/<target>/<model>-<recipe> ...
     gates: Sequence[str]  # name=value
     reference: str = "whole"  # or none, or streamed
+    out: Path | None = None  # ... unless this says where
 
 
 class Summary(Record):
@@ -66,7 +67,7 @@ def export(request: Request) -> Summary:
     source = open_source(find_model(request.model))
     require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
-    bundle = request.dist / request.target / quantized.name
+    bundle = request.out or request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
     record = quantize(source, recipe, name, quantized)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,

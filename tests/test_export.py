@@ -1,6 +1,8 @@
 """The command line from end to end: what users type, what they get, and what they are told."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +151,19 @@ def test_too_little_disk_is_told_before_work_starts(tmp_path: Path, monkeypatch:
     result = export(tmp_path, "--target", "desktop")
     assert result.exit_code == 2 and "the export needs" in result.stderr and "make room" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_optimum_exports_through_its_own_command(exported: Path, tmp_path: Path) -> None:
+    """optimum-cli finds our command by its place in the installed package."""
+    command = Path(sys.executable).with_name("optimum-cli")
+
+    def run(model: str) -> subprocess.CompletedProcess[str]:
+        options = ["--target", "desktop", "--reference", "none", "--build", exported / "build"]
+        arguments = [command, "export", "edge", "-m", model, *options, tmp_path / "out"]
+        return subprocess.run(arguments, capture_output=True, text=True)
+
+    good = run("tiny")
+    assert good.returncode == 0, good.stderr
+    assert set(read_manifest(tmp_path / "out").artifacts) == {"onnx"}
+    bad = run("no/such/folder")
+    assert bad.returncode == 2 and "error: no model 'no/such/folder'" in bad.stderr
