@@ -36,17 +36,29 @@ def verify_command(
     reference: Annotated[
         str, typer.Option(help="none, whole (if it fits the memory) or streamed (slow, in 4 GB of memory).")
     ] = "whole",
+    baseline: Annotated[Path | None, typer.Option(help="Older bundle that this one must not fall behind.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write, a test case for each measure.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Markdown file to append a summary to.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Exits 0 if all gates hold, 1 if one fails, 2 for bad input."""
+    from runtime.baseline import compare
     from runtime.gates import GATES, override  # torch, transformers and engines take seconds to import
     from runtime.references import find_kind
+    from runtime.report.junit import write_junit
+    from runtime.report.summary import append_summary
     from runtime.verify import verify
 
     with bad_input_told(), progress() as status:
         gates = override(GATES, gate or [])
         kind = find_kind(reference)
         result = verify(bundle, quantized, source, evaluation, gates, only or [], status, kind)
+        if baseline:
+            result = compare(bundle, baseline, result, gates, status)
+        if junit:
+            write_junit(result, bundle, junit)
+        if markdown:
+            append_summary(result, bundle, markdown)
     if json:
         typer.echo(result.model_dump_json(indent=1))
     else:

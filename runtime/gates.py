@@ -73,6 +73,11 @@ GATES: Gates = {
     "values_kl_resized": at_most(0.05, "the same for resized images, whose values differ here and there"),
     "own_kl": at_most(0.5, "nats that other tokens and values cost together; blank lines are most of it"),
     "own_greedy": at_most(0, "prompts with other greedy tokens, near ties excepted"),
+    # beside an older bundle (--baseline): by which share it may be exceeded
+    "baseline_fidelity": at_most(0.1, "growth of an error; one below a twentieth of its own bound counts as that"),
+    "baseline_size": at_most(0.01, "growth of an artifact's bytes"),
+    "baseline_memory": at_most(0.01, "growth of a cache, or of all that an engine holds"),
+    "baseline_speed": at_most(0.25, "growth of the time to prefill or decode, both bundles taking turns"),
 }
 
 

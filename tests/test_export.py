@@ -158,8 +158,8 @@ def test_optimum_exports_through_its_own_command(exported: Path, tmp_path: Path)
     command = Path(sys.executable).with_name("optimum-cli")
 
     def run(model: str) -> subprocess.CompletedProcess[str]:
-        options = ["--target", "desktop", "--reference", "none", "--build", exported / "build"]
-        arguments = [command, "export", "edge", "-m", model, *options, tmp_path / "out"]
+        options = ["--target", "desktop", "--reference", "none", "--build", str(exported / "build")]
+        arguments = [str(command), "export", "edge", "-m", model, *options, str(tmp_path / "out")]
         return subprocess.run(arguments, capture_output=True, text=True)
 
     good = run("tiny")

@@ -9,6 +9,7 @@ from runtime.errors import UserError
 from runtime.manifest import Manifest, read_manifest
 from runtime.measures import margin
 from runtime.report import sizes, text
+from runtime.report.files import write_whole
 from runtime.report.plots import plot_cache, plot_rounding, plot_sizes
 from runtime.report.rounding import Rounding, read_rounding
 from runtime.report.verdict import REFERENCES, Verdict, gates_of, judge, split_gates, tables
@@ -37,7 +38,7 @@ def write_report(bundle: Path, out: Path | None = None, quantized: Path | None =
             f"{path} lies in the bundle, whose manifest lists every file: choose a place outside with --out"
         )
     page = render(folder.name, manifest, read_rounding(folder.name, manifest, quantized))
-    _write(path, page)
+    write_whole(path, page, "--out")
     return path, judge(manifest)
 
 
@@ -99,13 +100,3 @@ def _memory(manifest: Manifest) -> dict[str, Any]:
         "largest_cache": max((cache.at(context) for cache in caches.values()), default=0),
         "cache_plot": plot_cache(caches, context) if caches else "",
     }
-
-
-def _write(path: Path, page: str) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out") from None

@@ -21,6 +21,7 @@ QUESTIONS = {
     "lowering": "What ships, in its real engine, against the quantized reference: the lowering error.",
     "rounding": "Are the int8 kernels the same arithmetic in torch?",
     "quantization": "The quantized reference against the source: the quantization error, a property of the recipe.",
+    "baseline": "What grew since the older bundle, as shares of what it was there?",
 }
 WIDE = 0.5  # margins from here on are told apart
 KINDS = "all", "text", "image", "audio", "long"  # columns in this order, others after them
