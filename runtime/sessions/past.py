@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runtime.scratch import scratch
+
 Scales = Mapping[int, tuple[float, float]]  # of int8 keys and values, by layer
 Round = Callable[[Tensor], Tensor]
 IMAGE_KIND, VIDEO_KIND = 1, 2  # in mm_token_type_ids
@@ -43,9 +45,10 @@ class Past:
         return {"attention_mask": self._masks(positions), "position_ids": positions}
 
     def compact(self, index: int) -> None:
-        """Frees what a sliding layer's cache no longer shows: its tensors are views of all that went in."""
+        """Frees what a sliding layer's cache no longer shows, as its tensors are views of all that went in, and lets a
+        file back the rest: keys and values of many sequences are more than a layer's weights."""
         layer = self.cache.layers[index]
-        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+        layer.keys, layer.values = _in_file(layer.keys), _in_file(layer.values)
 
     def _masks(self, positions: Tensor) -> dict[str, Tensor]:
         """Those of generate(): image blocks see all of themselves in sliding layers only.
@@ -70,6 +73,11 @@ def _round_cache(layer: Any, round_keys: Round, round_values: Round) -> None:
         return update(round_keys(keys), round_values(values), *arguments, **options)
 
     layer.update = rounding_update
+
+
+def _in_file(x: Tensor) -> Tensor:
+    """A copy in a nameless temporary file."""
+    return torch.from_numpy(scratch(1, x.nbytes // 4))[0].view(x.dtype).view(x.shape).copy_(x)
 
 
 def to_int8_steps(x: Tensor, scale: float) -> Tensor:
