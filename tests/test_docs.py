@@ -1,0 +1,127 @@
+"""The developer guide is true: its commands run and its error lines come up.
+
+Exports are taken from the command line to the order of work; the artifacts that they ask for must be among those that
+the other tests export for real. Everything else runs as it stands, in a folder with a bundle where the guide has it.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import export.__main__
+import export.pipeline
+import runtime.__main__
+from export.formats import choose_formats, require_supported
+from export.pipeline import Request, Summary
+from export.recipes import RECIPES
+from runtime.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"```sh\n(?P<commands>.*?)```(?:\n```text\n(?P<told>.*?)```)?", re.DOTALL)
+EXPORTED = {(recipe, "onnx") for recipe in RECIPES} | {("int4", "executorch"), ("int4", "coreml")}  # by other tests
+HUB = "google/"  # not reachable from every machine
+
+
+@dataclass(frozen=True)
+class Example:
+    """A command of the guide."""
+
+    command: str
+    told: str | None  # on stderr, where it is about an error
+
+
+def examples() -> Iterator[Example]:
+    for path in sorted(DOCS.glob("*.md")):
+        for block in BLOCK.finditer(path.read_text()):
+            for line in block["commands"].splitlines():
+                yield Example(line, block["told"] and block["told"].strip())
+
+
+@pytest.fixture
+def workplace(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Looks like the repository after an export; what is written there does not reach the exports of other tests."""
+    for name in ("desktop", "android"):
+        (tmp_path / "dist" / name).mkdir(parents=True)
+    (tmp_path / "dist/desktop/tiny-int4").symlink_to(exported / "dist/desktop/tiny-int4")
+    (tmp_path / "build").symlink_to(exported / "build")
+    (tmp_path / "export").symlink_to(ROOT / "export")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.command)
+def test_command(example: Example, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.pipeline, "export", order_only)
+    result = run(shlex.split(example.command))
+    if example.told is None:
+        assert result.exit_code == 0, result.output
+    else:
+        assert result.exit_code == 2 and example.told in " ".join(result.stderr.split()), result.stderr
+
+
+def order_only(request: Request) -> Summary:
+    """Refuses what an export refuses, and takes what tests export.
+
+    Raises:
+        UserError: as `export.pipeline.export`.
+    """
+    formats, recipe = choose_formats(request.target, request.formats), RECIPES[request.recipe]
+    require_supported(recipe, formats)
+    if not request.model.startswith(HUB):
+        export.pipeline.open_source(export.pipeline.find_model(request.model))
+    assert {(recipe.name, name) for name in formats} <= EXPORTED, "no test makes such an artifact"
+    return Summary(bundle="", bytes=0, bits_per_weight=0, rounding_error=0, plain_rounding_error=0, minimum_memory=0,
+                   gates_held=0, skipped={}, seconds=0)  # fmt: skip
+
+
+def run(words: list[str]) -> Result:
+    if words[0] == "make":
+        words = expand(words)
+    if words[0] == "optimum-cli":
+        return run_apart(words)
+    assert words[:2] == ["python", "-m"], f"a command of another kind: {words}"
+    app = {"export": export.__main__.app, "runtime": runtime.__main__.app}[words[2]]
+    return CliRunner().invoke(app, words[3:])
+
+
+def expand(words: list[str]) -> list[str]:
+    """What make would run after it set up the environment."""
+    lines = subprocess.run([*words, "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    (line,) = (line for line in lines if re.search(r"-m (export|runtime) ", line))
+    return ["python", *shlex.split(line)[1:]]
+
+
+def run_apart(words: list[str]) -> Result:
+    """A program that lies beside Python's own, for real."""
+    done = subprocess.run([str(Path(sys.executable).with_name(words[0])), *words[1:]], capture_output=True)
+    return Result(CliRunner(), done.stdout, done.stderr, done.stdout + done.stderr, None, done.returncode, None)
+
+
+def test_there_are_commands_and_none_is_missed() -> None:
+    """Whatever looks like a command stands in a block that is run."""
+    found = {example.command for example in examples()}
+    for path in DOCS.glob("*.md"):
+        lines = (line.strip() for line in path.read_text().splitlines())
+        assert {line for line in lines if re.match(r"(make|python -m|optimum-cli) ", line)} <= found, path
+    assert len(found) > 20
+
+
+def test_the_control_an_error_line_that_never_comes_up(workplace: Path) -> None:
+    result = run(shlex.split("python -m runtime verify dist/nowhere"))
+    assert result.exit_code == 2 and "there is no such line" not in result.stderr
+
+
+def test_an_export_that_no_test_makes_is_seen(workplace: Path) -> None:
+    request = Request("ios", "tiny", "int8", ["coreml"], 8192, False, Path("build"), Path("dist"), [])
+    with pytest.raises(AssertionError, match="no test makes"):
+        order_only(request)
+    with pytest.raises(UserError, match="no model"):
+        order_only(Request("ios", "no/such/one", "int4", [], 8192, False, Path("build"), Path("dist"), []))
