@@ -6,6 +6,8 @@ RECIPE  ?= int4
 FORMATS ?=
 CONTEXT ?= 8192
 REFERENCE ?= whole
+# More options of the program, as it takes them: make verify OPTIONS="--baseline dist/last --junit verify.xml"
+OPTIONS ?=
 BUNDLE  ?= dist/$(TARGET)/$(notdir $(MODEL))-$(RECIPE)
 
 PYTHON ?= python3
@@ -16,13 +18,13 @@ READY  := $(VENV)/.ready
 .PHONY: export verify chat test lint clean
 
 export: $(READY)
-	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE)
+	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(OPTIONS)
 
 verify: $(READY)
-	$(RUN) -m runtime verify $(BUNDLE) --reference $(REFERENCE)
+	$(RUN) -m runtime verify $(BUNDLE) --reference $(REFERENCE) $(OPTIONS)
 
 chat: $(READY)
-	$(RUN) -m runtime chat $(BUNDLE)
+	$(RUN) -m runtime chat $(BUNDLE) $(OPTIONS)
 
 test: $(READY)
 	$(RUN) -m pytest
