@@ -1,10 +1,13 @@
 """What tests share: the embedded model, its quantized checkpoint and a verified bundle, made once."""
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from export.__main__ import app
@@ -27,10 +30,8 @@ def tiny_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `python -m export --target desktop` writes: build/ and dist/."""
-    folder = tmp_path_factory.mktemp("exported")
-    places = ["--build", str(folder / "build"), "--dist", str(folder / "dist")]
-    result = CliRunner().invoke(app, ["--target", "desktop", *places])
-    assert result.exit_code == 0, result.output
+    folder = shared_folder(tmp_path_factory) / "exported"
+    once(folder, lambda: export_to(folder, "--target", "desktop"))
     return folder
 
 
@@ -48,19 +49,37 @@ def bundle(exported: Path) -> Path:
 @pytest.fixture(scope="session")
 def executorch_bundle(exported: Path) -> Path:
     """Of the same quantized checkpoint, with its weights in a data file. Not to be changed."""
-    places = ["--build", str(exported / "build"), "--dist", str(exported / "dist")]
-    result = CliRunner().invoke(app, ["--target", "android", "--formats", "executorch", "--data-file", *places])
-    assert result.exit_code == 0, result.output
+    options = "--target", "android", "--formats", "executorch", "--data-file"
+    once(exported.with_name("executorch"), lambda: export_to(exported, *options))
     return exported / "dist" / "android" / NAME
 
 
 @pytest.fixture(scope="session")
 def coreml_bundle(exported: Path) -> Path:
     """Of the same quantized checkpoint. Not to be changed."""
-    places = ["--build", str(exported / "build"), "--dist", str(exported / "dist")]
-    result = CliRunner().invoke(app, ["--target", "ios", *places])
-    assert result.exit_code == 0, result.output
+    once(exported.with_name("coreml"), lambda: export_to(exported, "--target", "ios"))
     return exported / "dist" / "ios" / NAME
+
+
+def export_to(folder: Path, *options: str) -> None:
+    places = ["--build", str(folder / "build"), "--dist", str(folder / "dist")]
+    result = CliRunner().invoke(app, [*options, *places])
+    assert result.exit_code == 0, result.output
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of this run, for all its workers."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def once(thing: Path, make: Callable[[], None]) -> None:
+    """By the worker that asks first; the others wait for it."""
+    done = thing.with_suffix(".made")
+    with FileLock(thing.with_suffix(".lock")):
+        if not done.exists():
+            make()
+            done.touch()
 
 
 @pytest.fixture
