@@ -1,5 +1,7 @@
 """How much memory artifacts take when they run."""
 
+import math
+
 from export.checkpoint import CheckpointWeights
 from export.config import Layer, Text
 from runtime.manifest import CacheMemory
@@ -7,14 +9,15 @@ from runtime.manifest import CacheMemory
 
 def weight_bytes(weights: CheckpointWeights) -> int:
     """As ONNX Runtime holds them, the most of all engines: codes, fp32 scales and a sum for each block."""
-    total = 0
-    for name, stored in weights.source.tensors.items():
-        packed = weights.packed(name) if name.endswith(".weight") else None
-        if packed is None and not name.endswith(("_packed", "_scale", "_shape")):
-            total += 4 * stored.bytes // stored.dtype.itemsize
-        elif packed is not None:
-            total += packed.codes.nbytes + 8 * packed.scales.size
-    return total
+    stored = (name for name in weights.source.tensors if not name.endswith((".weight_scale", ".weight_shape")))
+    return sum(_bytes(weights, name) for name in {name.removesuffix("_packed") for name in stored})
+
+
+def _bytes(weights: CheckpointWeights, name: str) -> int:
+    packed = weights.packed(name)
+    if packed is None:
+        return 4 * math.prod(weights.source.tensors[name].shape)
+    return packed.codes.nbytes + 8 * packed.scales.size
 
 
 def cache_memory(text: Text, value: int, context: int, ring_spare: int, spare: int = 0) -> CacheMemory:

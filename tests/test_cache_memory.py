@@ -1,5 +1,6 @@
-"""The memory of caches, as manifests state it, is what engines really make room for."""
+"""Memory, as manifests state it: caches are what engines really make room for, weights what the quantizer wrote."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ def test_onnx(bundle: Path) -> None:
     caches = OnnxSession(bundle / "onnx")._empty_caches()
     made = sum(cache.nbytes for _, cache in caches)
     assert manifest.artifacts["onnx"].cache.at(manifest.limits.context) == made
+
+
+def test_all_weights_count(bundle: Path) -> None:
+    """By the quantizer's own list of them: codes, fp32 scales and sums of groups, or fp32 values."""
+    manifest = read_manifest(bundle)
+    weights = 0
+    for tensor in manifest.tensors:
+        count = math.prod(tensor.shape)
+        weights += count // 2 + 8 * count // tensor.group if tensor.group else 4 * count
+    cache = manifest.artifacts["onnx"].cache.at(manifest.limits.context)
+    assert {tensor.dtype for tensor in manifest.tensors} == {"int4", "bfloat16"}
+    assert manifest.limits.minimum_memory == weights + cache
 
 
 @pytest.mark.parametrize("scales, value", [(None, 4), ((0.1, 0.1), 1)])
