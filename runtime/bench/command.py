@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from runtime.bench.alternate import Told
 from runtime.bench.llama import PEER
 from runtime.bench.local import Expect, bench_here
+from runtime.bench.phone import ARGUMENTS, FORMAT, Phone, bench_phone
 from runtime.bench.plan import Wanted
 from runtime.bench.result import Bench
 from runtime.bench.show import show
@@ -24,6 +25,9 @@ class Settings:
     engines: Sequence[str] = ()
     peer: str | None = None
     gguf: Path | None = None  # the peer's model
+    device: str | None = None  # "adb" or "adb:" and a serial
+    runner: Path | None = None  # for the phone
+    arguments: str | None = None  # of the runner
     out: Path | None = None  # file for the JSON
     json: bool = False  # print the JSON alone
 
@@ -32,10 +36,14 @@ def run(bundle: Path, wanted: Wanted, settings: Settings, console: Console) -> N
     """Raises:
     UserError: see `bench_here`, or options that do not fit each other.
     """
-    _require_peer(settings)
     _require_writable(settings.out)
+    _require_peer(settings)
+    phone = _phone(settings)
     with progress() as expect:
-        bench = bench_here(bundle, wanted, settings.engines, settings.gguf, expect)
+        if phone:
+            bench = bench_phone(bundle, wanted, phone, expect)
+        else:
+            bench = bench_here(bundle, wanted, settings.engines, settings.gguf, expect)
     tell(bench, settings, console)
 
 
@@ -49,11 +57,29 @@ def tell(bench: Bench, settings: Settings, console: Console) -> None:
     print(line)
 
 
+def _phone(settings: Settings) -> Phone | None:
+    """Where a phone is wanted."""
+    if settings.device is None:
+        if settings.runner or settings.arguments:
+            raise UserError("a runner is for a phone: add --device adb")
+        return None
+    kind, _, serial = settings.device.partition(":")
+    if kind != "adb":
+        raise UserError(f"there is no device {settings.device!r}: write adb, or adb:SERIAL as `adb devices` lists it")
+    if settings.peer or set(settings.engines) - {FORMAT}:
+        raise UserError(f"on a phone {FORMAT} alone is timed, by its own runner: leave --engine and --vs out")
+    if settings.runner is None:
+        raise UserError("name executorch's runner, built for the phone, with --runner (see README, Bench)")
+    return Phone(settings.runner, serial or None, settings.arguments or ARGUMENTS)
+
+
 def _require_peer(settings: Settings) -> None:
     if settings.peer not in (None, PEER):
         raise UserError(f"there is no peer {settings.peer!r}: write --vs {PEER}")
     if bool(settings.peer) != bool(settings.gguf):
         raise UserError(f"the peer and its model go together: write --vs {PEER} --gguf FILE")
+    if settings.gguf and not settings.gguf.is_file():
+        raise UserError(f"{settings.gguf} is no file: name a model in GGUF with --gguf")
 
 
 def _require_writable(out: Path | None) -> None:
@@ -66,9 +92,11 @@ def _require_writable(out: Path | None) -> None:
 def progress() -> Iterator[Expect]:
     """What is done next, and how long the rest takes, on stderr."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    try:
 
         def expect(total: int) -> Told:
+            bar.start()  # not before something is done: what comes first may be an error
             task = bar.add_task("", total=total)
 
             def told(text: str) -> None:
@@ -78,3 +106,6 @@ def progress() -> Iterator[Expect]:
             return told
 
         yield expect
+    finally:
+        if bar.live.is_started:
+            bar.stop()

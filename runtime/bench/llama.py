@@ -35,12 +35,10 @@ class LlamaSession:
             context: positions that are made room for.
 
         Raises:
-            UserError: no such file, or the library does not open it.
+            UserError: the library does not open it.
         """
         from llama_cpp import Llama
 
-        if not path.is_file():
-            raise UserError(f"{path} is no file: name a model in GGUF with --gguf")
         try:
             self._model: Any = Llama(str(path), n_ctx=context, n_threads=threads, n_threads_batch=threads,
                                      verbose=False)  # fmt: skip

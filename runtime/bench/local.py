@@ -89,7 +89,7 @@ def find_runners(
     if gguf:
         require_llama()
         room = work.lengths[-1] + work.tokens
-        runners.append(Runner(PEER, partial(LlamaSession, gguf, work.threads, room), media=False))
+        runners.append(Runner(PEER, partial(LlamaSession, gguf, work.threads, room), ("llama_cpp",), media=False))
     return runners
 
 

@@ -1,6 +1,7 @@
 """Memory of a process as its kernel counts it, split by whether a file backs it: such pages can be dropped."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ class Memory:
 
     anonymous: int | None  # that no file backs
     file: int | None  # that files back: mapped weights, libraries, shared memory
-    peak: int | None  # the most of both there was, since the program began or since `forget_peak`
+    peak: int | None  # the most of both there was, since the program began or /proc/PID/clear_refs was written
 
 
 def read_memory(pid: int) -> Memory:
@@ -48,7 +49,7 @@ def parse_status(text: str) -> Memory:
     return Memory(anonymous, files + shared, peak)
 
 
-def highest(samples: list[Memory]) -> Memory:
+def highest(samples: Sequence[Memory]) -> Memory:
     """Of each kind on its own, whenever it was."""
 
     def most(kind: str) -> int | None:
@@ -58,6 +59,7 @@ def highest(samples: list[Memory]) -> Memory:
     return Memory(most("anonymous"), most("file"), most("peak"))
 
 
-def forget_peak() -> None:
-    """The peak of this process begins anew (proc_pid_clear_refs(5)); Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")
+def middle(samples: Sequence[Memory]) -> Memory:
+    """The one in the middle of the second half, by anonymous memory: neither loading nor being taken down."""
+    half = samples[len(samples) // 2 :]
+    return sorted(half, key=lambda sample: sample.anonymous or 0)[len(half) // 2]

@@ -13,8 +13,8 @@ PREFILL, CONTEXTS = "16,128,512", "128,1024"  # of an option, in positions
 class Wanted:
     """As a command line has it."""
 
-    prefill: str = PREFILL
-    context: str = CONTEXTS
+    prefill: str | None = None  # None: as is usual where it is measured
+    context: str | None = None
     tokens: int = 16
     repeats: int = 5
     warmup: int = 1
@@ -33,8 +33,8 @@ def plan_work(wanted: Wanted, room: int) -> tuple[Work, list[str]]:
     longest = room - wanted.tokens
     if longest < 1:
         raise UserError(f"{wanted.tokens} tokens do not fit the context of {room}: ask for fewer with --tokens")
-    contexts, notes = _clip(_lengths(wanted.context, "--context"), longest)
-    lengths, more = _clip(_lengths(wanted.prefill, "--prefill"), longest)
+    contexts, notes = _clip(_lengths(wanted.context or CONTEXTS, "--context"), longest)
+    lengths, more = _clip(_lengths(wanted.prefill or PREFILL, "--prefill"), longest)
     work = Work(lengths=sorted({*lengths, *contexts}), contexts=contexts, tokens=wanted.tokens,
                 repeats=wanted.repeats, warmup=wanted.warmup, loads=wanted.loads, threads=wanted.threads)  # fmt: skip
     return work, [*dict.fromkeys(notes + more)]
