@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from runtime.bench.memory import read_memory
+
 CHUNK = 2**24  # bytes
 BUFFER = 2**31  # bytes that memory is read from, many times what caches hold
 SUMS = 5  # of that buffer; the fastest counts
@@ -23,19 +25,13 @@ SUMS = 5  # of that buffer; the fastest counts
 
 
 def memory() -> dict[str, float]:
-    """Of this process, in MiB: what no file backs, what files back, and the most of both there was.
-
-    That peak begins with the program or with `forget_peak`; getrusage's takes over that of the process that started
-    this one.
-    """
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    anonymous, files, shared, peak = (int(status[name].split()[0]) / 1024
-                                      for name in ("RssAnon", "RssFile", "RssShmem", "VmHWM"))  # fmt: skip
-    return {"anonymous_mib": anonymous, "file_mib": files + shared, "peak_mib": peak}
+    """Of this process, in MiB: what no file backs, what files back, and the most of both since `forget_peak`."""
+    found = read_memory(os.getpid())
+    return {f"{kind}_mib": count / 2**20 for kind, count in vars(found).items()}
 
 
 def forget_peak() -> None:
-    """The peak of `memory` begins anew (proc_pid_clear_refs(5))."""
+    """The peak of `memory` begins anew (proc_pid_clear_refs(5)); Linux only."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""Command line of the runtime: `python -m runtime verify BUNDLE`, and so chat, report and inspect."""
+"""Command line of the runtime: `python -m runtime verify BUNDLE`, and so chat, bench, report and inspect."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -101,6 +101,39 @@ def _lines() -> Iterator[str]:
             yield input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
+
+
+@app.command("bench")
+def bench_command(
+    bundle: Annotated[Path, typer.Argument(help="Folder that an export wrote.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="onnx, genai, executorch, coreml, coreai; repeatable [all that run here].")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each engine [one per core].")] = None,
+    prefill: Annotated[str | None, typer.Option(help="Lengths of prompts [16,128,512; on a phone 16,128,256].")] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Positions behind which tokens are decoded [128,1024; on a phone 128,256].")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Decoded behind each.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Rounds before them.")] = 1,
+    loads: Annotated[int, typer.Option(min=1, help="Times that each artifact is loaded.")] = 3,
+    vs: Annotated[str | None, typer.Option(help="llama.cpp: a peer in the same rounds.")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="Model of the peer.")] = None,
+    device: Annotated[str | None, typer.Option(help="adb or adb:SERIAL: an Android phone [this machine].")] = None,
+    runner: Annotated[Path | None, typer.Option(help="ExecuTorch's runner, built for the phone.")] = None,
+    runner_arguments: Annotated[str | None, typer.Option(help="Its command line, with {model}, {prompt} ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the JSON line alone.")] = False,
+) -> None:
+    """Speed and memory of its engines, which take turns. Ends with one JSON line. Exits 2 for bad input."""
+    from runtime.bench.command import Settings, run  # engines take seconds to import
+    from runtime.bench.plan import Wanted
+
+    wanted = Wanted(prefill, context, tokens, repeats, warmup, loads, threads)
+    with bad_input_told():
+        settings = Settings(engine or (), vs, gguf, device, runner, runner_arguments, out, json)
+        run(bundle, wanted, settings, wide_console())
 
 
 @app.command("report")

@@ -1,26 +1,26 @@
 """A bundle beside an older one: the older's figures become bounds, and what got worse by more than a margin fails."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from runtime.bench.alternate import turns
+from runtime.bench.items import plain_tokens
+from runtime.bench.worker import Seconds, Timed
 from runtime.engines import ENGINES, Engine
 from runtime.errors import UserError
 from runtime.gates import Gates, measured
 from runtime.manifest import Manifest, Measure, Verification, read_manifest
 from runtime.measures import worst_last
-from runtime.prompt import Prompter
-from runtime.sessions.base import ModelInputs, Session
+from runtime.sessions.base import ModelInputs
 from runtime.units import size
 
 CHECK = "baseline"
 FLOOR = 0.05  # of an error's own bound: smaller errors count as so much, as noise alone moves them manyfold
-UNTIMED = "coreml"  # formats whose engine here is an evaluator: its speed says nothing
 ROUNDS, PROMPT, TOKENS = 7, 64, 16  # of the race; in each both bundles prefill and decode so many positions
-TEXT = "It was late in the evening when the old man came to the sea. "
 WRITTEN: dict[str, Callable[[float], str]] = {  # how figures of a kind are
     "fidelity": "{:.3g}".format,
     "size": size,
@@ -139,33 +139,28 @@ def _race(
     baseline: Path, bundle: Path, old: Manifest, new: Manifest, status: Callable[[str], None]
 ) -> Iterator[Growth]:
     """Engines that both have, by turns: what a round's noise does to one bundle it does to the other."""
-    ids = np.resize(Prompter(bundle).encode(TEXT), PROMPT)
-    prompt = ModelInputs(np.concatenate([[new.tokens.bos], ids]))
-    for name in (name for name in _common(old, new) if name != UNTIMED):
-        for engine in ENGINES[name]:
+    prompt = ModelInputs(np.resize(plain_tokens(new), PROMPT))
+    for name in _common(old, new):
+        for engine in (engine for engine in ENGINES[name] if not engine.evaluates):
             status(f"beside the baseline: speed of {engine.name}")
             yield from _race_engine(engine, baseline / name, bundle / name, prompt)
 
 
 def _race_engine(engine: Engine, old: Path, new: Path, prompt: ModelInputs) -> Iterator[Growth]:
     """Either one's fastest round; they take turns in going first."""
-    sessions = engine.open(old), engine.open(new)
-    rounds: list[list[tuple[float, float]]] = []
+    runners = [Timed(partial(engine.open, folder)) for folder in (old, new)]
+    for runner in runners:
+        runner.open()
+    tokens = prompt.input_ids[:TOKENS].tolist()
+    times: dict[Timed, list[Seconds]] = {runner: [] for runner in runners}
     for number in range(1 + ROUNDS):  # the first warms up
-        order = (0, 1) if number % 2 else (1, 0)
-        times = {which: _times(sessions[which], prompt) for which in order}
-        rounds.append([times[0], times[1]])
-    for which, name in enumerate(("prefill_time", "decode_time")):
-        before, now = (min(times[bundle][which] for times in rounds[1:]) for bundle in (0, 1))
-        yield name, engine.name, None, before, now
+        for runner in turns(runners, number):
+            times[runner].append(runner.prefill(prompt, tokens))
+    old_times, new_times = (_fastest(times[runner][1:]) for runner in runners)
+    yield "prefill_time", engine.name, None, old_times[0], new_times[0]
+    yield "decode_time", engine.name, None, old_times[1], new_times[1]
 
 
-def _times(session: Session, prompt: ModelInputs) -> tuple[float, float]:
+def _fastest(times: Sequence[Seconds]) -> tuple[float, float]:
     """Seconds of the prompt and of a token after it."""
-    session.reset()
-    begun = time.perf_counter()
-    session.prefill(prompt)
-    middle = time.perf_counter()
-    for token in prompt.input_ids[1 : 1 + TOKENS]:
-        session.decode(int(token))
-    return middle - begun, (time.perf_counter() - middle) / TOKENS
+    return min(taken.prefill for taken in times), min(taken.decode or 0.0 for taken in times) / TOKENS

@@ -7,6 +7,7 @@ from pathlib import Path
 from runtime.errors import UserError
 from runtime.manifest import Manifest, TensorDigest
 from runtime.readback import BITS, OnnxWeights
+from runtime.sessions import coreml_native
 from runtime.sessions.base import Session
 from runtime.sessions.coreai import CoreaiSession
 from runtime.sessions.coreml import CoremlSession
@@ -33,12 +34,15 @@ class Engine:
 
     name: str
     choice: str  # what people call it on a command line
-    open: Callable[[Path], Session]
+    open: Callable[..., Session]  # from the folder, and a number of threads where it takes one
     splits_media: bool = True  # takes media in any prefill, not in the first alone
     exact: Callable[[Path], Session] | None = None  # the same artifact without rounded activations: its float twin
     twin_apart: bool = False  # where `exact` runs another artifact, lowered from dequantized weights
     rounds: Rounds | None = _mat_mul_n_bits  # None: no activation is rounded to int8
     half: bool = False  # computes in fp16 instead of rounding to int8; keys and values of its twin are fp16 too
+    takes_threads: bool = True
+    evaluates: bool = False  # reads programs as a reference does, at a speed that means nothing
+    late: tuple[str, ...] = ()  # modules that are not imported before an artifact is opened
 
 
 ENGINES = {
@@ -54,6 +58,7 @@ ENGINES = {
             exact=ExecutorchSession,
             twin_apart=True,
             rounds=_rows,
+            late=("executorch.kernels.quantized", "executorch.runtime"),
         ),
     ),
     "coreml": (
@@ -64,9 +69,22 @@ ENGINES = {
             exact=lambda folder: CoremlSession.open(folder, exact=True),
             rounds=None,
             half=True,
+            takes_threads=False,
+            evaluates=not coreml_native.HERE,
+            late=("coremltools",),
         ),
     ),
-    "coreai": (Engine(CoreaiSession.name, "coreai", CoreaiSession, exact=CoreaiSession, rounds=None),),
+    "coreai": (
+        Engine(
+            CoreaiSession.name,
+            "coreai",
+            CoreaiSession,
+            exact=CoreaiSession,
+            rounds=None,
+            takes_threads=False,
+            late=("coreai.authoring", "coreai.runtime"),
+        ),
+    ),
 }
 
 

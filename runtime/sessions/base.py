@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,3 +47,11 @@ class Session(Protocol):
 
     def decode(self, token: int) -> Logits:
         """Appends one token; returns the logits after it."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A session that can run what embeds images and clips alone, without touching its sequence."""
+
+    def encode(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """Soft tokens [n, width] of the images, or of the clips where there are no images."""

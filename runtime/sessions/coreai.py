@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from runtime.installed import require_release
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.soft_tokens import place_soft_tokens, without_placeholders
+from runtime.sessions.soft_tokens import encode, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import NONE, number_blocks, steps
 
 PACKAGE, RELEASE = "coreai-core", "1.0.0b3"  # a beta: the asset's version may change with each
@@ -62,6 +62,10 @@ class CoreaiSession:
 
     def decode(self, token: int) -> Logits:
         return self.prefill(ModelInputs(np.array([token], np.int64)))
+
+    def encode(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """See Encoder."""
+        return encode(inputs, self._embed_image, self._embed_clip)
 
     def _decode(self, embeds: NDArray[np.float32], blocks: NDArray[np.int64]) -> Logits:
         end = self.position + len(embeds)

@@ -13,7 +13,7 @@ from runtime.sessions import coreml_native
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.coreml_host import Call, Embedding, inputs_of, plan_calls
 from runtime.sessions.coreml_native import NativePackage
-from runtime.sessions.soft_tokens import place_soft_tokens, without_placeholders
+from runtime.sessions.soft_tokens import encode, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import number_blocks
 
 FORMAT = "coreml"
@@ -79,6 +79,10 @@ class CoremlSession:
 
     def decode(self, token: int) -> Logits:
         return self.prefill(ModelInputs(np.array([token], np.int64)))
+
+    def encode(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """See Encoder."""
+        return encode(inputs, self._embed_image, self._embed_clip)
 
     def _run_layers(self, call: Call, embeds: NDArray[np.float32]) -> NDArray:
         """[count, hidden] -> [1, 1, hidden] of the last position"""

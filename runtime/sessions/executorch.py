@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.soft_tokens import place_soft_tokens, without_placeholders
+from runtime.sessions.soft_tokens import encode, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import steps
 from runtime.weight_cache import VERSION, WeightCache
 
@@ -66,6 +66,10 @@ class ExecutorchSession:
 
     def decode(self, token: int) -> Logits:
         return self.prefill(ModelInputs(np.array([token], np.int64)))
+
+    def encode(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """See Encoder."""
+        return encode(inputs, self._embed_image, self._embed_clip)
 
     def _decode(self, embeds: NDArray[np.float32]) -> Logits:
         end = self.position + len(embeds)

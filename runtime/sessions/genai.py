@@ -27,15 +27,19 @@ class GenaiSession:
 
     name = "onnxruntime-genai"
 
-    def __init__(self, folder: Path) -> None:
-        """Raises:
-        UserError: the folder holds no model.
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        """
+        Args:
+            threads: by default the engine's own choice.
+
+        Raises:
+            UserError: the folder holds no model.
         """
         config = folder / "genai_config.json"
         if not config.is_file():
             raise UserError(f"{config} is missing: name the ONNX folder of a bundle")
         self.context: int = json.loads(config.read_text())["search"]["max_length"]
-        self._model = og.Model(str(folder))
+        self._model = og.Model(_engine_config(folder, threads))
         self._suppressed = _suppressed_tokens(folder)
         self.reset()
 
@@ -108,6 +112,15 @@ class GenaiSession:
     def _logits(self) -> Logits:
         self.position = self._generator.token_count()
         return self._generator.get_logits().reshape(-1).copy()
+
+
+def _engine_config(folder: Path, threads: int | None) -> og.Config:
+    """The folder's own; the decoder's options count for all its graphs."""
+    config = og.Config(str(folder))
+    if threads:
+        options = {"session_options": {"intra_op_num_threads": threads}}
+        config.overlay(json.dumps({"model": {"decoder": options}}))
+    return config
 
 
 def _named_tensors(inputs: ModelInputs) -> og.NamedTensors:

@@ -56,6 +56,17 @@ class OnnxSession:
     def decode(self, token: int) -> Logits:
         return self._advance(np.array([token], np.int64), None, None)
 
+    def encode(self, inputs: ModelInputs) -> NDArray[np.float32]:
+        """See Encoder.
+
+        Raises:
+            ValueError: there are neither.
+        """
+        for features in (self._image_features(inputs), self._audio_features(inputs)):
+            if features is not None:
+                return features
+        raise ValueError("no image and no clip to encode")
+
     def _advance(self, ids: NDArray[np.int64], image: NDArray | None, audio: NDArray | None) -> Logits:
         end = self.position + len(ids)
         if end > self.context:

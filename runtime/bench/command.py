@@ -1,0 +1,111 @@
+"""The command line of a bench: what was asked for, progress on stderr, tables and one JSON line on stdout."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from runtime.bench.alternate import Told
+from runtime.bench.llama import PEER
+from runtime.bench.local import Expect, bench_here
+from runtime.bench.phone import ARGUMENTS, FORMAT, Phone, bench_phone
+from runtime.bench.plan import Wanted
+from runtime.bench.result import Bench
+from runtime.bench.show import show
+from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All but the work."""
+
+    engines: Sequence[str] = ()
+    peer: str | None = None
+    gguf: Path | None = None  # the peer's model
+    device: str | None = None  # "adb" or "adb:" and a serial
+    runner: Path | None = None  # for the phone
+    arguments: str | None = None  # of the runner
+    out: Path | None = None  # file for the JSON
+    json: bool = False  # print the JSON alone
+
+
+def run(bundle: Path, wanted: Wanted, settings: Settings, console: Console) -> None:
+    """Raises:
+    UserError: see `bench_here`, or options that do not fit each other.
+    """
+    _require_writable(settings.out)
+    _require_peer(settings)
+    phone = _phone(settings)
+    with progress() as expect:
+        if phone:
+            bench = bench_phone(bundle, wanted, phone, expect)
+        else:
+            bench = bench_here(bundle, wanted, settings.engines, settings.gguf, expect)
+    tell(bench, settings, console)
+
+
+def tell(bench: Bench, settings: Settings, console: Console) -> None:
+    """Tables, unless the JSON is wanted alone; the JSON line, last."""
+    line = bench.model_dump_json()
+    if settings.out:
+        settings.out.write_text(line + "\n")
+    if not settings.json:
+        show(bench, console)
+    print(line)
+
+
+def _phone(settings: Settings) -> Phone | None:
+    """Where a phone is wanted."""
+    if settings.device is None:
+        if settings.runner or settings.arguments:
+            raise UserError("a runner is for a phone: add --device adb")
+        return None
+    kind, _, serial = settings.device.partition(":")
+    if kind != "adb":
+        raise UserError(f"there is no device {settings.device!r}: write adb, or adb:SERIAL as `adb devices` lists it")
+    if settings.peer or set(settings.engines) - {FORMAT}:
+        raise UserError(f"on a phone {FORMAT} alone is timed, by its own runner: leave --engine and --vs out")
+    if settings.runner is None:
+        raise UserError("name executorch's runner, built for the phone, with --runner (see README, Bench)")
+    return Phone(settings.runner, serial or None, settings.arguments or ARGUMENTS)
+
+
+def _require_peer(settings: Settings) -> None:
+    if settings.peer not in (None, PEER):
+        raise UserError(f"there is no peer {settings.peer!r}: write --vs {PEER}")
+    if bool(settings.peer) != bool(settings.gguf):
+        raise UserError(f"the peer and its model go together: write --vs {PEER} --gguf FILE")
+    if settings.gguf and not settings.gguf.is_file():
+        raise UserError(f"{settings.gguf} is no file: name a model in GGUF with --gguf")
+
+
+def _require_writable(out: Path | None) -> None:
+    """Before an hour is spent on what cannot be kept."""
+    if out and not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.absolute().parent} to write to")
+
+
+@contextmanager
+def progress() -> Iterator[Expect]:
+    """What is done next, and how long the rest takes, on stderr."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    try:
+
+        def expect(total: int) -> Told:
+            bar.start()  # not before something is done: what comes first may be an error
+            task = bar.add_task("", total=total)
+
+            def told(text: str) -> None:
+                bar.update(task, description=text)
+                bar.advance(task)
+
+            return told
+
+        yield expect
+    finally:
+        if bar.live.is_started:
+            bar.stop()
