@@ -1,6 +1,7 @@
 """Weights of a Hugging Face folder, mapped from its files, by the names of transformers' parameters."""
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,23 @@ MODEL_TYPE = "gemma4_unified"
 
 
 class Tensors:
-    """Nothing is read but headers until a tensor's values are used."""
+    """Nothing is read but headers until a tensor's values are used.
+
+    A file is opened anew for each tensor: what was read of a mapped file counts as this process's memory until it is
+    closed and none of its tensors is left.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises:
         UserError: no weights there, or a file is missing or damaged.
         """
+        self.folder = folder
+        self._places: dict[str, tuple[Path, str]] = {}
         try:
-            files = {name: safe_open(folder / name, framework="pt") for name in _files(folder)}
+            for path in _files(folder):
+                self._places |= {module_name(key): (path, key) for key in _open(path).offset_keys()}
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{folder}: its weights do not open ({error}); download or quantize them again") from None
-        self.folder = folder
-        self._places = {module_name(key): (file, key) for file in files.values() for key in file.offset_keys()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -39,19 +45,34 @@ class Tensors:
         Raises:
             UserError: there is none of this name.
         """
+        path, key = self._place(name)
+        return _open(path).get_tensor(key)
+
+    def rows(self, name: str, size: int) -> Iterator[Tensor]:
+        """So many at a time, likewise."""
+        path, key = self._place(name)
+        count: int = _open(path).get_slice(key).get_shape()[0]
+        for start in range(0, count, size):
+            yield _open(path).get_slice(key)[start : start + size]
+
+    def _place(self, name: str) -> tuple[Path, str]:
         if name not in self._places:
             raise UserError(f"{self.folder} has no {name}: download or quantize its weights again")
-        file, key = self._places[name]
-        return file.get_tensor(key)
+        return self._places[name]
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """All whose names begin so, by the rest of their names."""
         return {name.removeprefix(prefix): self[name] for name in self._places if name.startswith(prefix)}
 
 
-def _files(folder: Path) -> list[str]:
+def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
-    return sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [SINGLE]
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [SINGLE]
+    return [folder / name for name in names]
+
+
+def _open(path: Path) -> Any:
+    return safe_open(path, framework="pt")
 
 
 def module_name(key: str) -> str:

@@ -213,11 +213,12 @@ class StreamedModel:
         """[n, width] after the last layer -> [n, vocabulary]; `block` is the head's in `Blocks`, 0 if it has none."""
         hidden = self._norm(hidden)
         hidden = hidden if block == 0 else round_inputs(hidden, block)
-        weight = self.tensors[f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else EMBEDDING]
-        logits = scratch(len(hidden), len(weight))
-        for start in range(0, len(weight), HEAD_ROWS):
-            part = nn.functional.linear(hidden, weight[start : start + HEAD_ROWS].to(self.dtype))
-            logits[:, start : start + HEAD_ROWS] = self._soft_cap(part).float().numpy()
+        name = f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else EMBEDDING
+        logits = scratch(len(hidden), self.config.text_config.vocab_size)
+        for number, weight in enumerate(self.tensors.rows(name, HEAD_ROWS)):
+            part = nn.functional.linear(hidden, weight.to(self.dtype))
+            columns = slice(number * HEAD_ROWS, number * HEAD_ROWS + len(weight))
+            logits[:, columns] = self._soft_cap(part).float().numpy()
         return logits
 
     def _soft_cap(self, logits: Tensor) -> Tensor:
