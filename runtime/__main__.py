@@ -141,13 +141,14 @@ def report_command(
     bundle: Annotated[Path, typer.Argument(help="Folder that an export wrote.")],
     out: Annotated[Path | None, typer.Option(help="HTML file to write [beside the bundle, of its name].")] = None,
     quantized: Annotated[Path | None, typer.Option(help="Quantized checkpoint [build/quantized/NAME].")] = None,
+    bench: Annotated[Path | None, typer.Option(help="What `bench --out` wrote, for speed and memory.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Tells a bundle on one HTML page. Exits 0 whatever the verdict on it is, 2 for bad input."""
     from runtime.report.page import write_report  # matplotlib takes a second to import
 
     with bad_input_told():
-        path, verdict = write_report(bundle, out, quantized)
+        path, verdict = write_report(bundle, out, quantized, bench)
     told = {"report": str(path), "verdict": verdict.text}
     typer.echo(dumps(told) if json else f"{verdict.text}: {path}")
 

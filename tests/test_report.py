@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.__main__ import app
+from runtime.bench.result import Bench, EngineSpeed, Figure, MemoryUse, Resident, TextSpeed, Work
+from runtime.bench.result import Machine as BenchMachine
 from runtime.errors import UserError
 from runtime.manifest import (
     FORMAT_VERSION,
@@ -60,6 +62,24 @@ RECORD = Record(
             for i, tensor in enumerate(TENSORS[:3])],
     error=0.0817,
     plain_error=0.1019,
+)  # fmt: skip
+
+
+def steady(value: float) -> Figure:
+    return Figure(median=value, spread=0.05, values=[value])
+
+
+HELD = Resident(anonymous=10**9, file=2 * 10**9, total=3 * 10**9)
+SPEED = TextSpeed(length=16, first_token=steady(0.13), prefill=steady(123), decode=steady(4.56))
+BENCH = Bench(
+    bundle=NAME, target="android", recipe="int4", context=2000, device="adb:0123",
+    work=Work(lengths=[16], contexts=[16], tokens=8, repeats=1, warmup=0, loads=1, threads=None),
+    machine=BenchMachine(name="a phone", system="Android", cores=8, threads=8, memory=10**9, load=None, packages={}),
+    engines=[EngineSpeed(
+        engine="executorch", load=steady(7), first_token=None, threads=4, text=[SPEED], media=[], notes=[],
+        memory=MemoryUse(imported=None, loaded=HELD, steady=HELD, peak=HELD),
+    )],
+    ratios=[], skipped={}, notes=[],
 )  # fmt: skip
 
 
@@ -253,6 +273,25 @@ def test_memory_is_the_manifests() -> None:
 
 
 # Rounding
+
+
+def test_speed_and_memory_as_measured() -> None:
+    html = render(NAME, manifest(), "no record", BENCH)
+    page = Page(html)
+    assert "On a phone, 8 cores" in page.text and "executorch 16 123 ±5%" in page.text and "4.56 ±5%" in page.text
+    assert "Tokens per second over positions" in html and "Resident memory of each engine" in html
+    assert "1 GB + 2 GB" in page.text and "Energy was not measured" in page.text
+    assert "Nothing was measured" in Page(render(NAME, manifest(), "no record")).text
+
+
+def test_a_bench_of_another_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text(BENCH.model_dump_json())
+    write_report(folder, bench=path)
+    for change, told in ({"bundle": "other"}, "is of other"), ({"device": 1}, "no result of a bench"):
+        path.write_text(json.dumps(BENCH.model_dump() | change))
+        with pytest.raises(UserError, match=told):
+            write_report(folder, bench=path)
 
 
 def test_rounding_by_layer() -> None:

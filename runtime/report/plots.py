@@ -10,9 +10,10 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
+from runtime.bench.result import EngineSpeed
 from runtime.manifest import CacheMemory
 from runtime.report.rounding import Rounding
 from runtime.report.sizes import GOLDENS, SHARED, Component
@@ -103,6 +104,49 @@ def plot_cache(caches: Mapping[str, CacheMemory], context: int) -> Markup:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
 
     return _inline(draw, 2.6, "Memory of keys and values over positions")
+
+
+def plot_speed(engines: Sequence[EngineSpeed]) -> Markup:
+    """Tokens per second over positions, a colour for each engine: prefill drawn through, decoding behind it dashed."""
+
+    def draw(axes: Axes) -> None:
+        for engine, colour in zip(engines, cycle(SERIES), strict=False):
+            prefills = [(row.length, row.prefill.median) for row in engine.text]
+            decodes = [(row.length, row.decode.median) for row in engine.text if row.decode]
+            axes.plot(*zip(*prefills, strict=True), "o-", color=colour, label=f"{engine.engine}: prefill")
+            if decodes:
+                axes.plot(*zip(*decodes, strict=True), "s--", color=colour, label="decode")
+        axes.set_xlabel("positions")
+        axes.set_ylabel("tokens per second")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+            axis.set_minor_formatter(NullFormatter())
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
+
+    return _inline(draw, 3.4, "Tokens per second over positions")
+
+
+def plot_resident(engines: Sequence[EngineSpeed]) -> Markup:
+    """For each engine memory once loaded and in steady state: what no file backs, then what files do."""
+    states = [(engine, when, memory) for engine in engines for when in ("loaded", "steady")
+              if (memory := getattr(engine.memory, when))]  # fmt: skip
+
+    def draw(axes: Axes) -> None:
+        rows = range(len(states))
+        anonymous = [memory.anonymous or 0 for _, _, memory in states]
+        axes.barh(rows, anonymous, color=FIRST, label="no file backs it")
+        axes.barh(
+            rows, [memory.file or 0 for _, _, memory in states], left=anonymous, color=SECOND, label="a file does"
+        )
+        axes.set_yticks(rows, [f"{engine.engine}: {when}" for engine, when, _ in states])
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+
+    return _inline(draw, 0.8 + 0.27 * len(states), "Resident memory of each engine")
 
 
 def _inline(draw: Callable[[Axes], None], height: float, about: str) -> Markup:
