@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from runtime.bench.items import Item
 from runtime.bench.memory import Memory
+from runtime.bench.progress import Told
 from runtime.bench.result import Work
 from runtime.bench.worker import Seconds, Worker
 from runtime.errors import UserError
 from runtime.sessions.base import Session
-
-Told = Callable[[str], None]  # what is done next
 
 
 @dataclass
