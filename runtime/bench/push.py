@@ -56,14 +56,21 @@ def push(adb: Adb, files: Sequence[Local], folder: str, expect: Expect) -> Count
     missing = sum(max(0, file.size - (there[file.name] or 0)) for file in files)
     require_room(adb, folder, missing)
     told = expect(-(-missing // CHUNK))
-    return Counter(push_file(adb, file, f"{folder}/{file.name}", partial(told, file.name)) for file in files)
+    return Counter(
+        push_file(adb, file, f"{folder}/{file.name}", there[file.name], partial(told, file.name)) for file in files
+    )
 
 
-def push_file(adb: Adb, file: Local, path: str, told: Callable[[], None]) -> Outcome:
-    """Raises:
-    UserError: see `push`.
+def push_file(adb: Adb, file: Local, path: str, found: int | None, told: Callable[[], None]) -> Outcome:
     """
-    found = adb.size(path)
+    Args:
+        path: on the phone.
+        found: bytes that are there.
+        told: called for each chunk.
+
+    Raises:
+        UserError: see `push`.
+    """
     if found == file.size and remote_digest(adb, path) == file.sha256:
         return "there"
     if found and found < file.size:
