@@ -22,7 +22,7 @@ RUNNER, SCRIPT = "runner", "run{}.sh"  # in there
 ARGUMENTS = ("--model_path {model} --data_path {data} --tokenizer_path {tokenizer} --prompt {prompt} "
              "--max_new_tokens {tokens} --cpu_threads {threads} --temperature 0")  # fmt: skip
 HEURISTIC = -1  # threads: executorch counts the fast cores
-PREFILL, CONTEXTS = "16,128,256", "128,256"  # a stock runner gives a prompt to the model in one step
+PREFILL, CONTEXTS = "16,128,256", "128,256"  # other runners than ours prefill in one step, of at most 280 positions
 
 
 @dataclass(frozen=True)
