@@ -15,7 +15,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify chat test lint clean
+.PHONY: export verify chat bench test lint clean
 
 export: $(READY)
 	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(OPTIONS)
@@ -25,6 +25,9 @@ verify: $(READY)
 
 chat: $(READY)
 	$(RUN) -m runtime chat $(BUNDLE) $(OPTIONS)
+
+bench: $(READY)
+	$(RUN) -m runtime bench $(BUNDLE)
 
 test: $(READY)
 	$(RUN) -m pytest

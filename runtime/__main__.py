@@ -127,7 +127,7 @@ def bench_command(
     json: Annotated[bool, typer.Option("--json", help="Print the JSON line alone.")] = False,
 ) -> None:
     """Speed and memory of its engines, which take turns. Ends with one JSON line. Exits 2 for bad input."""
-    from runtime.bench.command import Settings, run  # engines take seconds to import
+    from runtime.bench.command import Settings, run  # numpy and pydantic take time to import
     from runtime.bench.plan import Wanted
 
     wanted = Wanted(prefill, context, tokens, repeats, warmup, loads, threads)

@@ -1,8 +1,8 @@
 """Plays adb and a phone, for tests: shells are real ones, in a folder that stands for the phone's storage.
 
 Environment: PHONE, that folder; PHONE_DEVICES, what `adb devices` lists (one `serial state` a line); PHONE_CUT, bytes
-after which a transfer breaks; PHONE_DAMAGE, how many transfers flip a bit; PHONE_LAG, seconds that a transfer takes on
-the phone after adb has returned. What was transferred is noted in PHONE/transfers, a line of bytes each.
+after which a transfer breaks; PHONE_DAMAGE, how many large transfers flip a bit; PHONE_LAG, seconds that the phone
+takes after adb has returned. What was transferred is noted in PHONE/transfers, a line of bytes each.
 """
 
 import os
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 STORAGE = "/data/local/tmp"
+LARGE = 2**20  # bytes; a smaller transfer is never damaged
 
 
 def devices() -> str:
@@ -35,7 +36,8 @@ def exec_in(command: str) -> int:
     note = Path(os.environ["PHONE"]) / "transfers"
     with note.open("a") as lines:
         lines.write(f"{len(data)}\n")
-    if len(data) > 2**16 and len(note.read_text().split()) <= int(os.environ.get("PHONE_DAMAGE", "0")):
+    large = sum(int(line) > LARGE for line in note.read_text().split())
+    if len(data) > LARGE and large <= int(os.environ.get("PHONE_DAMAGE", "0")):
         data = bytes([data[0] ^ 1]) + data[1:]
     if lag := float(os.environ.get("PHONE_LAG", "0")):
         if os.fork():

@@ -51,13 +51,13 @@ def bench(*arguments: object) -> tuple[int, str, str]:
 
 def test_figures_of_a_clock_that_is_known(tmp_path: Path) -> None:
     runner = Runner("clock", partial(Clock, "a"))
-    work, _ = plan_work(Wanted("4", "8", tokens=5, repeats=2, warmup=0, loads=2), 100)
+    work, _ = plan_work(Wanted("4", "8", tokens=5, repeats=2, warmup=0, loads=1), 100)
     try:
         assert load_all([runner], text(4), work.loads, lambda text: None) == {}
         work_all([runner], [text(4), text(8, 5)], work, lambda text: None)
     finally:
         runner.close()
-    assert len(runner.loads) == len(runner.first_tokens) == 2
+    assert len(runner.loads) == 1 and 4 * TICK <= runner.first_tokens[0] < 8 * TICK
     for seconds in runner.prefills[0]:
         assert 4 * TICK <= seconds.prefill < 8 * TICK and seconds.decode is None
     for seconds in runner.prefills[1]:
@@ -89,8 +89,8 @@ def test_a_process_that_dies_is_told() -> None:
 
 def test_engines_that_do_not_open_are_left_out() -> None:
     runners = [Runner("refused", refuse), Runner("clock", partial(Clock, "a"))]
-    assert load_all(runners, text(1), 2, lambda text: None) == {"refused": "not on this machine"}
-    assert len(runners[1].loads) == 2
+    assert load_all(runners, text(1), 1, lambda text: None) == {"refused": "not on this machine"}
+    assert len(runners[1].loads) == 1 and not runners[0].loads
     runners[1].close()
 
 

@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from runtime.bench.items import Item
 from runtime.bench.memory import Memory
+from runtime.bench.progress import Told
 from runtime.bench.result import Work
 from runtime.bench.worker import Seconds, Worker
 from runtime.errors import UserError
 from runtime.sessions.base import Session
 
-Told = Callable[[str], None]  # what is done next
 Taker = TypeVar("Taker")  # of turns
 
 

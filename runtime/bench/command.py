@@ -1,18 +1,15 @@
 """The command line of a bench: what was asked for, progress on stderr, tables and one JSON line on stdout."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from runtime.bench.alternate import Told
 from runtime.bench.llama import PEER
-from runtime.bench.local import Expect, bench_here
 from runtime.bench.phone import ARGUMENTS, FORMAT, Phone, bench_phone
 from runtime.bench.plan import Wanted
+from runtime.bench.progress import progress
 from runtime.bench.result import Bench
 from runtime.bench.show import show
 from runtime.errors import UserError
@@ -43,6 +40,8 @@ def run(bundle: Path, wanted: Wanted, settings: Settings, console: Console) -> N
         if phone:
             bench = bench_phone(bundle, wanted, phone, expect)
         else:
+            from runtime.bench.local import bench_here  # engines take seconds to import
+
             bench = bench_here(bundle, wanted, settings.engines, settings.gguf, expect)
     tell(bench, settings, console)
 
@@ -86,26 +85,3 @@ def _require_writable(out: Path | None) -> None:
     """Before an hour is spent on what cannot be kept."""
     if out and not out.absolute().parent.is_dir():
         raise UserError(f"{out}: there is no folder {out.absolute().parent} to write to")
-
-
-@contextmanager
-def progress() -> Iterator[Expect]:
-    """What is done next, and how long the rest takes, on stderr."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    try:
-
-        def expect(total: int) -> Told:
-            bar.start()  # not before something is done: what comes first may be an error
-            task = bar.add_task("", total=total)
-
-            def told(text: str) -> None:
-                bar.update(task, description=text)
-                bar.advance(task)
-
-            return told
-
-        yield expect
-    finally:
-        if bar.live.is_started:
-            bar.stop()

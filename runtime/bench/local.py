@@ -1,7 +1,7 @@
 """A bench on this machine."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -9,24 +9,18 @@ from pathlib import Path
 
 import psutil
 
-from runtime.bench.alternate import Runner, Told, load_all, steps, work_all
+from runtime.bench.alternate import Runner, load_all, steps, work_all
 from runtime.bench.items import Item, make_items, soft_tokens
 from runtime.bench.llama import PEER, LlamaSession, require_llama
 from runtime.bench.machine import describe_machine
 from runtime.bench.memory import highest
 from runtime.bench.plan import Wanted, plan_work
+from runtime.bench.progress import Expect, untold
 from runtime.bench.result import Bench, EngineSpeed, Figure, MediaSpeed, MemoryUse, Resident, TextSpeed, Work, ratios
 from runtime.engines import ENGINES, Engine, find_engine
 from runtime.errors import UserError
 from runtime.manifest import Manifest, read_manifest
 from runtime.units import size
-
-Expect = Callable[[int], Told]  # from how many steps there will be
-
-
-def untold(steps: int) -> Told:
-    """Nobody wants to know."""
-    return lambda text: None
 
 
 def bench_here(

@@ -6,11 +6,10 @@ from pathlib import Path
 from shlex import quote, split
 
 from runtime.bench.adb import Adb
-from runtime.bench.alternate import Told
-from runtime.bench.local import Expect, untold
 from runtime.bench.memory import highest, middle
 from runtime.bench.observer import Run, read_run, script
 from runtime.bench.plan import Wanted, plan_work
+from runtime.bench.progress import Expect, Told, untold
 from runtime.bench.push import Local, push
 from runtime.bench.result import Bench, EngineSpeed, Figure, Machine, MemoryUse, Resident, TextSpeed, Work
 from runtime.errors import UserError
@@ -23,7 +22,7 @@ RUNNER, SCRIPT = "runner", "run{}.sh"  # in there
 ARGUMENTS = ("--model_path {model} --data_path {data} --tokenizer_path {tokenizer} --prompt {prompt} "
              "--max_new_tokens {tokens} --cpu_threads {threads} --temperature 0")  # fmt: skip
 HEURISTIC = -1  # threads: executorch counts the fast cores
-PREFILL, CONTEXTS = "16,128,256", "128,256"  # a stock runner gives a prompt to the model in one step
+PREFILL, CONTEXTS = "16,128,256", "128,256"  # other runners than ours prefill in one step, of at most 280 positions
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,8 @@ def make_prompts(bundle: Path, lengths: Sequence[int]) -> list[str]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(bundle / TOKENIZER))
-    ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
-    return [tokenizer.decode((ids * (length // len(ids) + 1))[:length]) for length in lengths]
+    ids = tokenizer.encode(TEXT * max(lengths), add_special_tokens=False).ids  # a sentence has several tokens
+    return [tokenizer.decode(ids[:length]) for length in lengths]
 
 
 # What it comes to

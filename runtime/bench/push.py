@@ -11,10 +11,12 @@ from shlex import quote
 from typing import Literal
 
 from runtime.bench.adb import CHUNK, Adb
+from runtime.bench.progress import Expect
 from runtime.errors import UserError
 from runtime.units import size
 
 Outcome = Literal["there", "resumed", "sent"]
+TRIES = 2  # to send a file from its beginning
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,7 @@ def digest(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def push(
-    adb: Adb, files: Sequence[Local], folder: str, expect: Callable[[int], Callable[[str], None]]
-) -> Counter[Outcome]:
+def push(adb: Adb, files: Sequence[Local], folder: str, expect: Expect) -> Counter[Outcome]:
     """How many files were there, resumed and sent.
 
     Args:
@@ -56,25 +56,33 @@ def push(
     missing = sum(max(0, file.size - (there[file.name] or 0)) for file in files)
     require_room(adb, folder, missing)
     told = expect(-(-missing // CHUNK))
-    return Counter(push_file(adb, file, f"{folder}/{file.name}", partial(told, file.name)) for file in files)
+    return Counter(
+        push_file(adb, file, f"{folder}/{file.name}", there[file.name], partial(told, file.name)) for file in files
+    )
 
 
-def push_file(adb: Adb, file: Local, path: str, told: Callable[[], None]) -> Outcome:
-    """Raises:
-    UserError: see `push`.
+def push_file(adb: Adb, file: Local, path: str, found: int | None, told: Callable[[], None]) -> Outcome:
     """
-    found = adb.size(path)
+    Args:
+        path: on the phone.
+        found: bytes that are there.
+        told: called for each chunk.
+
+    Raises:
+        UserError: see `push`.
+    """
     if found == file.size and remote_digest(adb, path) == file.sha256:
         return "there"
     if found and found < file.size:
         adb.append(file.path, found, path, told)
         if remote_digest(adb, path) == file.sha256:
             return "resumed"
-    adb.shell(f"rm -f {quote(path)}")
-    adb.append(file.path, 0, path, told)
-    if remote_digest(adb, path) != file.sha256:
-        raise UserError(f"{path} has another sha256 than {file.sha256[:12]}...: {_who_is_wrong(file)}")
-    return "sent"
+    for _ in range(TRIES):
+        adb.shell(f"rm -f {quote(path)}")
+        adb.append(file.path, 0, path, told)
+        if remote_digest(adb, path) == file.sha256:
+            return "sent"
+    raise UserError(f"{path} has another sha256 than {file.sha256[:12]}...: {_who_is_wrong(file)}")
 
 
 def remote_digest(adb: Adb, path: str) -> str:
