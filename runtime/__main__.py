@@ -73,7 +73,12 @@ def chat_command(
         str | None, typer.Option(help="onnx, genai, executorch, coreml, coreai or reference [the bundle's first].")
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Shown in the first turn; repeatable.")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="Shown, without sound; repeatable.")] = None,
     audio: Annotated[list[Path] | None, typer.Option(help="Played in the first turn; repeatable.")] = None,
+    image_tokens: Annotated[
+        int | None, typer.Option(help="Soft tokens of an image at most: 70, 140, 280, 560 or 1120 [the checkpoint's].")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Taken from a video at most [the checkpoint's].")] = None,
     system: Annotated[str, typer.Option(help="Instructions that come before all turns.")] = "",
     think: Annotated[bool, typer.Option("--think", help="Let the model think first.")] = False,
     tools: Annotated[Path | None, typer.Option(help="JSON list of functions that the model may call.")] = None,
@@ -87,8 +92,8 @@ def chat_command(
     """A turn for each line, over one cache. Ctrl-C stops an answer, Ctrl-D ends. Exits 2 for bad input."""
     from runtime.chat import Settings, open_conversation, talk
 
-    settings = Settings(engine, quantized, image or (), audio or (), system, think, tools, greedy, temperature, seed,
-                        limit)  # fmt: skip
+    settings = Settings(engine, quantized, image or (), audio or (), video or (), image_tokens, frames, system, think,
+                        tools, greedy, temperature, seed, limit)  # fmt: skip
     with bad_input_told(), progress():
         conversation = open_conversation(bundle, settings)
     talk(conversation, iter(prompt) if prompt else _lines(), settings, Console())

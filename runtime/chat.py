@@ -32,6 +32,9 @@ class Settings:
     quantized: Path | None = None  # checkpoint of the reference
     images: Sequence[Path] = ()  # of the first turn
     clips: Sequence[Path] = ()
+    videos: Sequence[Path] = ()
+    image_tokens: int | None = None  # instead of the checkpoint's; and so the next
+    frames: int | None = None
     system: str = ""
     think: bool = False
     tools: Path | None = None
@@ -51,7 +54,8 @@ def open_conversation(bundle: Path, settings: Settings) -> Conversation:
     if settings.think:
         options["enable_thinking"] = True
     sampler = Sampler(_sampling(manifest.sampling, settings), manifest.tokens, settings.seed)
-    return Conversation(session, Prompter(bundle), manifest.tokens, sampler, context, splits,
+    prompter = Prompter(bundle, settings.image_tokens, settings.frames)
+    return Conversation(session, prompter, manifest.tokens, sampler, context, splits,
                         settings.system, **options)  # fmt: skip
 
 
@@ -92,7 +96,8 @@ def read_tools(path: Path) -> list[Any]:
 
 def talk(conversation: Conversation, lines: Iterator[str], settings: Settings, console: Console) -> None:
     """A turn for each line, until there are no more. What cannot be said is told, and the next line is taken."""
-    media = {"images": [str(path) for path in settings.images], "clips": [str(path) for path in settings.clips]}
+    given = {"images": settings.images, "videos": settings.videos, "clips": settings.clips}
+    media = {kind: [str(path) for path in paths] for kind, paths in given.items()}
     for line in lines:
         turn = Turn()
         try:

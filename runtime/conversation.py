@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from runtime.errors import UserError
 from runtime.manifest import Tokens
-from runtime.prompt import Message, Prompter, media_paths, read_audio, read_image
+from runtime.prompt import KINDS, Message, Prompter, media_paths
 from runtime.reply import Piece, Reader, Reply, parse_call
 from runtime.sessions.base import Logits, ModelInputs, Session
 
@@ -39,8 +38,7 @@ class Memory:
     """What the session's cache holds, as text; and tokens of it that are chosen but not in there yet."""
 
     text: str = ""
-    images: int = 0
-    clips: int = 0
+    media: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))  # how many of each kind
     waiting: list[int] = field(default_factory=list)
 
 
@@ -110,11 +108,13 @@ class Conversation:
     def _hear(self, messages: Sequence[Message]) -> tuple[Logits, int]:
         """Prefills what the cache does not hold yet."""
         if not any(_says_something(message) for message in messages[-1:]):
-            raise UserError("nothing was said: write something, or name an image or a clip")
+            raise UserError("nothing was said: write something, or name an image, a video or a clip")
         text = self.prompter.render(messages, **self._options)
-        images, clips = media_paths(messages, "image"), media_paths(messages, "audio")
-        memory = self._memory if self._goes_on(text, len(images) + len(clips)) else Memory()
-        inputs = self._inputs(text[len(memory.text) :], images[memory.images :], clips[memory.clips :])
+        media = {kind: media_paths(messages, kind) for kind in KINDS}
+        counts = {kind: len(paths) for kind, paths in media.items()}
+        memory = self._memory if self._goes_on(text, counts) else Memory()
+        new = {kind: paths[memory.media[kind] :] for kind, paths in media.items()}
+        inputs = self.prompter.read(text[len(memory.text) :], new)
         ids = np.concatenate([np.array(memory.waiting, np.int64), inputs.input_ids])
         inputs = ModelInputs(**inputs.arrays() | {"input_ids": ids})
         self._require_room(len(ids) + (self.session.position if memory.text else 0))
@@ -122,18 +122,13 @@ class Conversation:
             self.session.reset()
             self._memory = Memory()
         logits = self.session.prefill(inputs)
-        self._memory = Memory(text, len(images), len(clips))
+        self._memory = Memory(text, counts)
         return logits, len(ids)
 
-    def _goes_on(self, text: str, media: int) -> bool:
+    def _goes_on(self, text: str, media: dict[str, int]) -> bool:
         """Whether the cache holds the beginning: a template may drop thoughts from turns that are over."""
-        more = media > self._memory.images + self._memory.clips
+        more = media != self._memory.media
         return bool(self._memory.text) and text.startswith(self._memory.text) and (self._splits_media or not more)
-
-    def _inputs(self, text: str, images: Sequence[str], clips: Sequence[str]) -> ModelInputs:
-        rate = self.prompter.sampling_rate if clips else 0
-        return self.prompter.process(text, [read_image(Path(path)) for path in images],
-                                     [read_audio(Path(path), rate) for path in clips])  # fmt: skip
 
     def _require_room(self, positions: int) -> None:
         if positions >= self._context:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from runtime import manifest, metrics
 from runtime.errors import UserError
 from runtime.greedy import Greedy, choose, suppress
-from runtime.prompt import Message, Prompter, Rendered, media_paths, user, with_paths
+from runtime.prompt import KINDS, Message, Prompter, Rendered, media_paths, user, with_paths
 from runtime.references import Reference
 from runtime.sessions.base import ModelInputs, Session
 
@@ -128,7 +128,7 @@ def _golden(
 
 def _copy_media(messages: Sequence[Message], folder: Path) -> list[Message]:
     """The messages with file names in place of paths, and the files beside each other."""
-    for path in (Path(path) for kind in ("image", "audio") for path in media_paths(messages, kind)):
+    for path in (Path(path) for kind in KINDS for path in media_paths(messages, kind)):
         shutil.copyfile(path, folder / path.name)
     return with_paths(messages, lambda path: Path(path).name)
 

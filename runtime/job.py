@@ -68,7 +68,7 @@ class Job:
 
     @property
     def media(self) -> MediaTokens:
-        return MediaTokens(self.manifest.tokens.image, self.manifest.tokens.audio)
+        return MediaTokens(self.manifest.tokens.image, self.manifest.tokens.audio, self.manifest.tokens.video)
 
     @property
     def kv_scales(self) -> dict[int, tuple[float, float]] | None:

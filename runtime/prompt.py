@@ -1,7 +1,8 @@
 """Chat messages with media to model inputs, by the checkpoint's own template and processor; and inputs cut to steps."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
 from runtime.torchvision_shim import allow_torchvision
+from runtime.video import Video, read_video
 
 # A message as chat templates know it: {"role": "user", "content": [{"type": "text", "text": "..."},
 # {"type": "image", "path": "boot.png"}, {"type": "audio", "path": "seven.wav"}]}. Paths name media files.
 Message = Mapping[str, Any]
+KINDS = ("image", "video", "audio")  # of media, in the order that `user` puts them in
 
 
 @dataclass(frozen=True)
 class Rendered:
     """A prompt, ready for a model."""
 
-    text: str  # by the chat template; one placeholder for each image or clip
+    text: str  # by the chat template; one placeholder for each image, video or clip
     inputs: ModelInputs
 
 
@@ -31,17 +34,18 @@ class MediaTokens:
 
     image: int | None
     audio: int | None
+    video: int | None = None
 
 
-def user(text: str, images: Sequence[str] = (), clips: Sequence[str] = ()) -> list[Message]:
-    """One user turn: images, then clips, then the text."""
-    media = [("image", path) for path in images] + [("audio", path) for path in clips]
-    content = [{"type": kind, "path": path} for kind, path in media]
+def user(text: str, images: Sequence[str] = (), clips: Sequence[str] = (), videos: Sequence[str] = ()) -> list[Message]:
+    """One user turn: images, then videos, then clips, then the text."""
+    media = zip(KINDS, (images, videos, clips), strict=True)
+    content = [{"type": kind, "path": path} for kind, paths in media for path in paths]
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
 
 
 def media_paths(messages: Sequence[Message], kind: str) -> list[str]:
-    """Paths of all parts of a kind, `image` or `audio`, in order."""
+    """Paths of all parts of a kind, in order."""
     return [part["path"] for message in messages for part in _parts(message) if part["type"] == kind]
 
 
@@ -67,7 +71,12 @@ class Prompter:
         UserError: no template, tokenizer or processor there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, image_tokens: int | None = None, frames: int | None = None) -> None:
+        """
+        Args:
+            image_tokens: largest number of soft tokens of an image, instead of the checkpoint's.
+            frames: sampled from a video, instead of the checkpoint's number.
+        """
         allow_torchvision()
         from transformers import AutoProcessor  # seconds to import, and the shim must come first
 
@@ -76,27 +85,59 @@ class Prompter:
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{folder}: its tokenizer and processor do not open ({reason}); copy them again") from None
+        self._frames = frames
+        if image_tokens is not None:
+            self._budget_images(image_tokens)
+
+    def _budget_images(self, tokens: int) -> None:
+        processor = self.processor.image_processor
+        try:
+            type(processor)(max_soft_tokens=tokens)  # it checks
+        except ValueError as error:
+            raise UserError(f"no image takes up to {tokens} soft tokens: {error}") from None
+        processor.max_soft_tokens = tokens
 
     def __call__(self, messages: Sequence[Message], media: Path = Path()) -> Rendered:
         """The prompt up to where the model's turn begins; media paths are relative to the folder `media`."""
         text = self.render(messages)
-        images = [read_image(media / path) for path in media_paths(messages, "image")]
-        clips = [read_audio(media / path, self.sampling_rate) for path in media_paths(messages, "audio")]
-        return Rendered(text, self.process(text, images, clips))
+        return Rendered(text, self.read(text, {kind: media_paths(messages, kind) for kind in KINDS}, media))
+
+    def read(self, text: str, paths: Mapping[str, Sequence[str]], folder: Path = Path()) -> ModelInputs:
+        """Rendered text and its media files, by kind and in the order of their placeholders, to inputs.
+
+        Raises:
+            UserError: a file is unreadable, or a clip too long.
+        """
+        images, videos, clips = ([folder / path for path in paths[kind]] for kind in KINDS)
+        return self.process(
+            text,
+            [read_image(path) for path in images],
+            [read_audio(path, self.sampling_rate, self.longest_clip) for path in clips],
+            [self.read_video(path) for path in videos],
+        )
 
     def render(self, messages: Sequence[Message], **options: Any) -> str:
-        """The prompt's text, with a placeholder for each image or clip.
+        """The prompt's text, with a placeholder for each image, video or clip.
 
         Args:
             options: of the template: `tools`, `enable_thinking`.
         """
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
-    def process(self, text: str, images: Sequence[Any] = (), clips: Sequence[NDArray[np.float32]] = ()) -> ModelInputs:
-        """Rendered text and decoded media to inputs, without another BOS: the template writes its own."""
+    def process(
+        self, text: str, images: Sequence[Any] = (), clips: Sequence[NDArray[np.float32]] = (),
+        videos: Sequence[Video] = (),
+    ) -> ModelInputs:  # fmt: skip
+        """Rendered text and decoded media to inputs, without another BOS: the template writes its own.
+
+        Args:
+            videos: from `read_video`.
+        """
+        told = {"video_metadata": [video.metadata for video in videos], "do_sample_frames": False, "do_resize": False}
         fields = self.processor(
-            text=text, images=list(images) or None, audio=list(clips) or None, add_special_tokens=False,
-            return_tensors="np",
+            text=text, images=list(images) or None, audio=list(clips) or None,
+            videos=[video.frames for video in videos] or None, videos_kwargs=told if videos else {},
+            add_special_tokens=False, return_tensors="np",
         )  # fmt: skip
         return ModelInputs(
             input_ids=fields["input_ids"][0].astype(np.int64),
@@ -104,7 +145,36 @@ class Prompter:
             image_position_ids=fields.get("image_position_ids"),
             input_features=fields.get("input_features"),
             input_features_mask=fields.get("input_features_mask"),
+            pixel_values_videos=fields.get("pixel_values_videos"),
+            video_position_ids=fields.get("video_position_ids"),
+            num_frames_per_video=fields.get("num_frames_per_video"),
         )
+
+    def read_video(self, path: Path) -> Video:
+        """Frames that the checkpoint's video processor samples, or all of a video that has fewer, in its size.
+
+        Raises:
+            UserError: no video there.
+        """
+        return read_video(path, self._sample, self._resize)
+
+    def _sample(self, metadata: Any) -> NDArray[np.int64]:
+        processor = self.processor.video_processor
+        wanted = self._frames or processor.num_frames
+        return processor.sample_frames(metadata, num_frames=wanted and min(wanted, metadata.total_num_frames))
+
+    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """[height, width, 3] to the size that the processor would give it among all frames, which need more memory."""
+        import torch
+        from transformers.image_utils import pil_torch_interpolation_mapping
+
+        processor = self.processor.video_processor
+        patches = processor.max_soft_tokens * processor.pooling_kernel_size**2
+        resized = processor.aspect_ratio_preserving_resize(
+            torch.from_numpy(image).permute(2, 0, 1)[None], processor.patch_size, patches,
+            processor.pooling_kernel_size, pil_torch_interpolation_mapping[processor.resample],
+        )  # fmt: skip
+        return resized[0].permute(1, 2, 0).numpy()
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Plain text to tokens, without BOS."""
@@ -117,75 +187,99 @@ class Prompter:
 
     @property
     def media(self) -> MediaTokens:
-        return MediaTokens(self.processor.image_token_id, self.processor.audio_token_id)
+        return MediaTokens(self.processor.image_token_id, self.processor.audio_token_id, self.processor.video_token_id)
 
     @property
     def sampling_rate(self) -> int:
         """Hz"""
         return self.processor.feature_extractor.sampling_rate
 
+    @property
+    def longest_clip(self) -> float:
+        """Seconds"""
+        return self.processor.audio_seq_length * self.processor.audio_ms_per_token / 1000
+
 
 def read_image(path: Path) -> Any:
-    """A PIL image in RGB.
+    """A PIL image in RGB, turned upright where its file says how, without transparency.
 
     Raises:
         UserError: no image there.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        return Image.open(path).convert("RGB")
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path}: not a readable image ({error}); use PNG or JPEG") from None
 
 
-def read_audio(path: Path, rate: int) -> NDArray[np.float32]:
-    """[samples] in -1..1, channels averaged.
+def read_audio(path: Path, rate: int, longest: float = math.inf) -> NDArray[np.float32]:
+    """[samples] in -1..1, channels averaged, resampled as transformers' `load_audio` does it.
+
+    Args:
+        rate: Hz of what is returned.
+        longest: seconds.
 
     Raises:
-        UserError: no sound there, or of another sampling rate.
+        UserError: no sound there, or too long.
     """
     import soundfile
 
     try:
-        samples, found = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            found, seconds = file.samplerate, file.frames / file.samplerate
+            if seconds > longest:
+                raise UserError(f"{path}: {seconds:.1f} s, the model hears {longest:g} s at most: cut it into pieces")
+            samples = file.read(dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise UserError(f"{path}: not a readable sound file ({error}); use WAV or FLAC") from None
-    if found != rate:
-        raise UserError(f"{path}: {found} Hz, the model hears {rate} Hz: convert with `ffmpeg -i IN -ar {rate} OUT`")
-    return samples.mean(1)
+    return resample(samples.mean(1), found, rate)
+
+
+def resample(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np.float32]:
+    """[n] at one rate in Hz -> [ceil(n * rate / found)] at another, as librosa and transformers."""
+    if found == rate:
+        return samples
+    import soxr
+
+    length = -(-len(samples) * rate // found)
+    resampled = soxr.resample(samples, found, rate, quality="soxr_hq")[:length]
+    return np.pad(resampled, (0, length - len(resampled)))
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Positions that stay together: a token, or the soft tokens of an image or clip."""
+    """Positions that stay together: a token, or soft tokens of an image, a frame or a clip; or all up to a bound."""
 
     length: int
     images: int = 0
     clips: int = 0
+    frames: int = 0
 
 
 def split(inputs: ModelInputs, sizes: Iterator[int] | int, media: MediaTokens) -> list[ModelInputs]:
     """Consecutive steps of at most so many positions; media follow their placeholders, and none is cut.
 
     Args:
-        sizes: positions of each step, or of all. An image or clip larger than its step's size makes a larger step.
+        sizes: positions of each step, or of all. A medium larger than its step's size makes a larger step.
     """
-    bounds, room = [(0, 0, 0)], 0
-    at = (0, 0, 0)
+    at = _Block(0)
+    bounds, room = [at], 0
     for block in _blocks(inputs, media):
         if at != bounds[-1] and block.length > room:
             bounds.append(at)
         if at == bounds[-1]:
             room = sizes if isinstance(sizes, int) else next(sizes)
-        at = (at[0] + block.length, at[1] + block.images, at[2] + block.clips)
+        at = _Block(*(before + more for before, more in zip(astuple(at), astuple(block), strict=True)))
         room -= block.length
     return [_between(inputs, start, stop) for start, stop in zip(bounds, [*bounds[1:], at], strict=True)]
 
 
 def _blocks(inputs: ModelInputs, media: MediaTokens) -> Iterator[_Block]:
     """Of all positions in order."""
-    images, clips = iter(soft_tokens(inputs.image_position_ids)), iter(soft_tokens(inputs.input_features_mask))
+    rows = (inputs.image_position_ids, inputs.input_features_mask, inputs.video_position_ids)
+    images, clips, frames = (iter(soft_tokens(each)) for each in rows)
     at = 0
     while at < len(inputs.input_ids):
         token = inputs.input_ids[at]
@@ -194,21 +288,23 @@ def _blocks(inputs: ModelInputs, media: MediaTokens) -> Iterator[_Block]:
             block = _Block(next(images), images=1)
         elif token == media.audio:
             block = _Block(next(clips), clips=1)
+        elif token == media.video:
+            block = _Block(next(frames), frames=1)
         yield block
         at += block.length
 
 
 def soft_tokens(rows: NDArray | None) -> list[int]:
-    """How many positions each image or clip takes: [n, rows, 2] cells, -1 where padded, or [n, rows] True where not."""
+    """How many positions each medium takes: [n, rows, 2] cells, -1 where padded, or [n, rows] True where not."""
     if rows is None:
         return []
     kept = rows if rows.dtype == bool else (rows >= 0).all(-1)
     return [int(count) for count in kept.sum(-1)]
 
 
-def _between(inputs: ModelInputs, start: tuple[int, int, int], stop: tuple[int, int, int]) -> ModelInputs:
-    """Bounds count positions, images and clips."""
-    text, images, clips = (slice(a, b) for a, b in zip(start, stop, strict=True))
+def _between(inputs: ModelInputs, start: _Block, stop: _Block) -> ModelInputs:
+    """Bounds count what is before them."""
+    text, images, clips, frames = (slice(a, b) for a, b in zip(astuple(start), astuple(stop), strict=True))
 
     def rows(array: Any, kept: slice) -> Any:
         return array[kept] if array is not None and kept.stop > kept.start else None
@@ -219,7 +315,18 @@ def _between(inputs: ModelInputs, start: tuple[int, int, int], stop: tuple[int, 
         image_position_ids=rows(inputs.image_position_ids, images),
         input_features=rows(inputs.input_features, clips),
         input_features_mask=rows(inputs.input_features_mask, clips),
+        pixel_values_videos=rows(inputs.pixel_values_videos, frames),
+        video_position_ids=rows(inputs.video_position_ids, frames),
+        num_frames_per_video=_frames_within(inputs.num_frames_per_video, frames),
     )
+
+
+def _frames_within(counts: NDArray[np.int64] | None, kept: slice) -> NDArray[np.int64] | None:
+    """Of each video that has some of them."""
+    if counts is None or kept.stop == kept.start:
+        return None
+    inside = np.diff(np.clip(np.cumsum([0, *counts]), kept.start, kept.stop))
+    return inside[inside > 0]
 
 
 def append(inputs: ModelInputs, tokens: Sequence[int] | NDArray[np.int64]) -> ModelInputs:

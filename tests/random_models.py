@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,31 @@ def media_prompt(images: int, clips: int, tail: int, seed: int = 2) -> Prompt:
     )
 
 
+def with_frames(prompt: Prompt, numbers: Sequence[int]) -> Prompt:
+    """The images of these numbers as frames of one video, which are padded no more than the largest of them needs."""
+    inputs = prompt.inputs
+    assert inputs.pixel_values is not None and inputs.image_position_ids is not None
+    here = inputs.input_ids == TOKENS["image_token_id"]
+    image = np.cumsum(here & ~np.roll(here, 1)) - 1
+    rest = np.setdiff1d(np.arange(len(inputs.pixel_values)), numbers)
+    longest = (inputs.image_position_ids[numbers, :, 0] >= 0).sum(-1).max()
+    changed = replace(
+        inputs, input_ids=np.where(here & np.isin(image, numbers), TOKENS["video_token_id"], inputs.input_ids),
+        pixel_values=inputs.pixel_values[rest] if len(rest) else None,
+        image_position_ids=inputs.image_position_ids[rest] if len(rest) else None,
+        pixel_values_videos=inputs.pixel_values[numbers, :longest],
+        video_position_ids=inputs.image_position_ids[numbers, :longest],
+        num_frames_per_video=np.array([len(numbers)]),
+    )  # fmt: skip
+    return Prompt(changed, prompt.decode_from)
+
+
 @torch.no_grad()
 def reference_logits(model: Gemma4UnifiedForConditionalGeneration, prompt: Prompt) -> Tensor:
     """fp32 [T, vocabulary] of a prompt in one forward pass, with the masks of generate()."""
     arrays = {name: torch.from_numpy(array) for name, array in prompt.inputs.arrays().items()}
     ids = arrays.pop("input_ids")[None]
-    kinds = (ids == TOKENS["image_token_id"]).long()
+    kinds = (ids == TOKENS["image_token_id"]) + 2 * (ids == TOKENS["video_token_id"])
     embeds = torch.zeros(1, ids.shape[1], model.config.text_config.hidden_size)
     cache = DynamicCache(config=model.config)
     masks = model.create_masks_for_generate(
@@ -138,18 +158,22 @@ def piece(inputs: ModelInputs, start: int, stop: int) -> ModelInputs:
         chosen = np.flatnonzero((begins >= start) & (begins < stop))
         return array[chosen] if array is not None and len(chosen) else None
 
+    frames = rows(1002, inputs.video_position_ids)
     return ModelInputs(
         ids[start:stop],
         rows(1000, inputs.pixel_values),
         rows(1000, inputs.image_position_ids),
         rows(1001, inputs.input_features),
         rows(1001, inputs.input_features_mask),
+        rows(1002, inputs.pixel_values_videos),
+        frames,
+        None if frames is None else np.array([len(frames)]),
     )
 
 
 def chunks_around_images(prompt: Prompt) -> list[int]:
     """Lengths of uneven steps that cut the prefill wherever no medium is cut."""
     ids = prompt.inputs.input_ids[: prompt.decode_from]
-    cuts = [at for at in range(3, len(ids), 7) if ids[at] < 1000 or ids[at - 1] not in (1000, 1001)]
+    cuts = [at for at in range(3, len(ids), 7) if ids[at] < 1000 or ids[at - 1] not in (1000, 1001, 1002)]
     edges = [0, *cuts, len(ids)]
     return [stop - start for start, stop in itertools.pairwise(edges) if stop > start]

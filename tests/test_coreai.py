@@ -79,6 +79,13 @@ def test_media(lowered: Lowered, images: int, clips: int) -> None:
 
 
 @installed
+def test_frames_of_a_video_among_images(lowered: Lowered) -> None:
+    prompt = models.with_frames(models.media_prompt(3, 1, tail=20), [1])
+    wanted = models.reference_logits(lowered.reference, prompt)
+    assert error_of(lowered.session, prompt, [prompt.decode_from], wanted) < BAR
+
+
+@installed
 def test_control_images_that_are_not_told_apart_fail(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = models.media_prompt(1, 0, tail=4)
     wanted = models.reference_logits(lowered.reference, prompt)

@@ -86,6 +86,13 @@ def test_twin_on_media(lowered: Lowered, images: int, clips: int) -> None:
         assert rms < RMS and kl < KL
 
 
+def test_twin_on_frames_of_a_video_among_images(lowered: Lowered) -> None:
+    prompt = models.with_frames(models.media_prompt(3, 1, tail=20), [1])
+    for chunks in [prompt.decode_from], models.chunks_around_images(prompt):
+        rms, kl = twin_errors(lowered, prompt, chunks)
+        assert rms < RMS and kl < KL
+
+
 def test_control_the_twin_needs_rounded_caches_in_its_reference(lowered: Lowered) -> None:
     prompt = models.text_prompt(100, 90)
     plain = ReferenceSession(lowered.reference).score(prompt.inputs)

@@ -56,6 +56,13 @@ def test_twin_on_media(twin: Lowered, images: int, clips: int) -> None:
         assert error_of(twin.session, prompt, chunks, wanted) < BAR
 
 
+def test_twin_on_frames_of_a_video_among_images(twin: Lowered) -> None:
+    prompt = models.with_frames(models.media_prompt(3, 1, tail=20), [1])
+    wanted = models.reference_logits(twin.reference, prompt)
+    for chunks in ([prompt.decode_from], models.chunks_around_images(prompt)):
+        assert error_of(twin.session, prompt, chunks, wanted) < BAR
+
+
 def test_control_images_that_are_not_told_apart_fail(twin: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the flag beside their embeddings their tokens do not see each other."""
     embed = ExecutorchSession._embed_image

@@ -191,8 +191,30 @@ def test_caches_need_not_share_memory(pair: tuple[Reference, Path]) -> None:
 
 
 @published
+@pytest.mark.parametrize("frames", [[1], [0, 2], [0, 1, 2]])
+def test_frames_of_a_video_among_images(pair: tuple[Reference, Path], frames: list[int]) -> None:
+    """As transformers takes them; the control has them in another order."""
+    prompt = models.with_frames(models.media_prompt(3, 1, tail=20), frames)
+    wanted = models.reference_logits(pair[0], prompt)
+    session = OnnxSession(pair[1], exact=True)
+    for chunks in ([prompt.decode_from], models.chunks_around_images(prompt)):
+        assert error_of(session, prompt, chunks, wanted) < BAR
+    pixels = prompt.inputs.pixel_values_videos
+    assert pixels is not None
+    other = replace(prompt, inputs=replace(prompt.inputs, pixel_values_videos=pixels[:, ::-1].copy()))
+    assert error_of(session, other, [prompt.decode_from], wanted) > 100 * BAR
+
+
+@published
+def test_frames_of_a_video_in_genai(pair: tuple[Reference, Path]) -> None:
+    prompt = models.with_frames(models.media_prompt(3, 0, tail=5), [1])
+    plain, genai = OnnxSession(pair[1]), GenaiSession(pair[1])
+    assert np.allclose(genai.prefill(prompt.inputs), plain.prefill(prompt.inputs), atol=1e-4)
+
+
+@published
 def test_video_frames_are_images(pair: tuple[Reference, Path]) -> None:
-    """To the masks and to the embedder alike."""
+    """To the graphs' masks and to the embedder alike."""
     inputs = models.media_prompt(2, 0, tail=3).inputs
     ids = np.where(
         inputs.input_ids == models.TOKENS["image_token_id"], models.TOKENS["video_token_id"], inputs.input_ids

@@ -109,6 +109,7 @@ def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> di
         "get_pad_id": model.tokens.pad,
         "get_image_id": -1 if model.tokens.image is None else model.tokens.image,
         "get_audio_id": -1 if model.tokens.audio is None else model.tokens.audio,
+        "get_video_id": -1 if model.tokens.video is None else model.tokens.video,
     }
 
 

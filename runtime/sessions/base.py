@@ -15,7 +15,8 @@ Positions = NDArray[np.int64] | Sequence[int]
 class ModelInputs:
     """Consecutive positions of one sequence, as the checkpoint's processor makes them, without its batch axis.
 
-    Media come in the order of their placeholders in `input_ids`; an image is never split over two prefills.
+    Media come in the order of their placeholders in `input_ids`; an image is never split over two prefills, nor is a
+    frame of a video, which is an image to the model.
     """
 
     input_ids: NDArray[np.int64]  # [T]
@@ -23,6 +24,9 @@ class ModelInputs:
     image_position_ids: NDArray[np.int64] | None = None  # [images, patches, 2]: x and y; -1 pads
     input_features: NDArray[np.float32] | None = None  # [clips, frames, samples]
     input_features_mask: NDArray[np.bool_] | None = None  # [clips, frames]; False pads
+    pixel_values_videos: NDArray[np.float32] | None = None  # [frames of all videos, patches, patch_values]
+    video_position_ids: NDArray[np.int64] | None = None  # [frames of all videos, patches, 2], as image_position_ids
+    num_frames_per_video: NDArray[np.int64] | None = None  # [videos]
 
     def arrays(self) -> dict[str, NDArray]:
         """Those that are there, by name."""

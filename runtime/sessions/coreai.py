@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from runtime.installed import require_release
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.soft_tokens import encode, place_soft_tokens, without_placeholders
+from runtime.sessions.soft_tokens import encode, frames_as_images, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import NONE, number_blocks, steps
 
 PACKAGE, RELEASE = "coreai-core", "1.0.0b3"  # a beta: the asset's version may change with each
@@ -54,7 +54,8 @@ class CoreaiSession:
         if self.position + count > self.context:
             raise UserError(f"{self.position + count} positions do not fit the context of {self.context}: "
                             "shorten the prompt, or export the bundle again with a larger context")  # fmt: skip
-        blocks = number_blocks(np.isin(inputs.input_ids, [self._known["image"], self._known["video"]]))
+        inputs = frames_as_images(inputs, self._known["image"], self._known["video"])
+        blocks = number_blocks(inputs.input_ids == self._known["image"])
         parts, embeds = list(steps(blocks != NONE, self.max_step)), self._embed(inputs)
         for start, stop in parts:
             logits = self._decode(embeds[start:stop], blocks[start:stop])

@@ -13,7 +13,7 @@ from runtime.sessions import coreml_native
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.coreml_host import Call, Embedding, inputs_of, plan_calls
 from runtime.sessions.coreml_native import NativePackage
-from runtime.sessions.soft_tokens import encode, place_soft_tokens, without_placeholders
+from runtime.sessions.soft_tokens import encode, frames_as_images, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import number_blocks
 
 FORMAT = "coreml"
@@ -68,8 +68,9 @@ class CoremlSession:
         if end > self.host.context:
             raise UserError(f"{end} positions do not fit the context of {self.host.context}: shorten the prompt, "
                             "or export the bundle again with a larger context")  # fmt: skip
-        vision = np.isin(inputs.input_ids, [id_ for id_ in (self.tokens.image, self.tokens.video) if id_ is not None])
-        calls = list(plan_calls(self.position, number_blocks(vision), self.host))
+        inputs = frames_as_images(inputs, self.tokens.image, self.tokens.video)
+        blocks = number_blocks(inputs.input_ids == self.tokens.image)
+        calls = list(plan_calls(self.position, blocks, self.host))
         embeds = self._embed(inputs)
         for call in calls:
             first = call.start - self.position

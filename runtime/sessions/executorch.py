@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.quiet import quiet
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.soft_tokens import encode, place_soft_tokens, without_placeholders
+from runtime.sessions.soft_tokens import encode, frames_as_images, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import steps
 from runtime.weight_cache import VERSION, WeightCache
 
@@ -81,6 +81,8 @@ class ExecutorchSession:
     def _embed(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """[T, hidden + 1]: tokens, and soft tokens where their placeholders stand."""
         image, audio = self._constant("get_image_id"), self._constant("get_audio_id")
+        if inputs.pixel_values_videos is not None:
+            inputs = frames_as_images(inputs, image, self._constant("get_video_id"))
         embeds = self._embed_tokens(
             without_placeholders(inputs.input_ids, (image, audio), self._constant("get_pad_id"))
         )

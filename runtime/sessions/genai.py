@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.soft_tokens import frames_as_images
 
 og.disable_telemetry_events()
 
@@ -38,7 +39,9 @@ class GenaiSession:
         config = folder / "genai_config.json"
         if not config.is_file():
             raise UserError(f"{config} is missing: name the ONNX folder of a bundle")
-        self.context: int = json.loads(config.read_text())["search"]["max_length"]
+        settings = json.loads(config.read_text())
+        self.context: int = settings["search"]["max_length"]
+        self._image, self._video = map(settings["model"].get, ("image_token_id", "video_token_id"))
         self._model = og.Model(_engine_config(folder, threads))
         self._suppressed = _suppressed_tokens(folder)
         self.reset()
@@ -49,9 +52,10 @@ class GenaiSession:
 
     def prefill(self, inputs: ModelInputs) -> Logits:
         self._expect_room(len(inputs.input_ids))
+        inputs = frames_as_images(inputs, self._image, self._video)
         has_media = len(inputs.arrays()) > 1
         if has_media and self.position:
-            raise UserError("onnxruntime-genai takes images and audio in the first turn only: reset the session")
+            raise UserError("onnxruntime-genai takes media in the first turn only: reset the session")
         if has_media:
             self._generator.set_inputs(_named_tensors(inputs))
         else:

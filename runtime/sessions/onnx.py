@@ -14,6 +14,7 @@ from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.soft_tokens import frames_as_images
 
 EXACT = 1  # accuracy level of MatMulNBits: fp32 activations
 LONGEST_STEP = 512  # positions of a prefill that run at once, unless an image is longer
@@ -37,8 +38,7 @@ class OnnxSession:
         self._decoder = self._open_exact(_options(threads)) if exact else self._open("decoder")
         self._embedding = self._open("embedding", _options(1))  # a look-up: idle threads of its own would only spin
         self.context: int = self._config["search"]["max_length"]
-        kinds = "image_token_id", "video_token_id"
-        self._vision_tokens = [self._config["model"][kind] for kind in kinds if kind in self._config["model"]]
+        self._image, self._video = map(self._config["model"].get, ("image_token_id", "video_token_id"))
         self.reset()
 
     def reset(self) -> None:
@@ -51,6 +51,7 @@ class OnnxSession:
         return {name: cache.numpy().nbytes for name, cache in self._caches.items()}
 
     def prefill(self, inputs: ModelInputs) -> Logits:
+        inputs = frames_as_images(inputs, self._image, self._video)
         return self._advance(inputs.input_ids, self._image_features(inputs), self._audio_features(inputs))
 
     def decode(self, token: int) -> Logits:
@@ -73,7 +74,7 @@ class OnnxSession:
             raise UserError(f"{end} positions do not fit the context of {self.context}: shorten the prompt, "
                             f"or raise search.max_length in {self.folder}/genai_config.json")  # fmt: skip
         embeddings = self._embed(ids[None], image, audio)
-        for start, stop in _steps(np.isin(ids, self._vision_tokens)):
+        for start, stop in _steps(ids == self._image):
             logits = self._decode(ids[None, start:stop], embeddings[:, start:stop])
             self.position += stop - start
         return logits

@@ -25,8 +25,8 @@ def steps(inside: NDArray[np.bool_], longest: int) -> Iterator[tuple[int, int]]:
         while start < stop < len(inside) and inside[stop] and inside[stop - 1]:
             stop -= 1
         if stop == start:
-            raise UserError(f"an image takes more than the {longest} positions of a step: make it smaller, "
-                            "or export the bundle again with more soft tokens for an image")  # fmt: skip
+            raise UserError(f"an image takes more than the {longest} positions of a step: ask for "
+                            "fewer with --image-tokens, or export the bundle again with larger images")  # fmt: skip
         yield start, stop
         start = stop
 
