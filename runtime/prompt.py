@@ -4,13 +4,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.sessions.base import ModelInputs
 from runtime.torchvision_shim import allow_torchvision
+from runtime.untrusted import require_file
+
+CONFIGURATION = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json",
+                 "preprocessor_config.json", "chat_template.jinja")  # fmt: skip
+LARGEST_TOKENIZER = 128 << 20  # bytes; that of the 12B has 32 MB
+# No more than 50 megapixels come out of most phones, and no more than 2.6 go into the model; one takes 8 bytes.
+PIXELS = 64_000_000
+IMAGES = "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"  # Pillow has others, of which some start programs
+# The model was made for clips of 30 seconds; so many are 15000 positions, more than the default context holds.
+SECONDS = 600
+BLOCK = 1 << 16  # samples of each channel that are decoded at once
+USE_IMAGE, USE_SOUND = "use PNG or JPEG", "use WAV or FLAC"
+COPY = "copy it from the checkpoint again"
 
 # A message as chat templates know it: {"role": "user", "content": [{"type": "text", "text": "..."},
 # {"type": "image", "path": "boot.png"}, {"type": "audio", "path": "seven.wav"}]}. Paths name media files.
@@ -64,18 +78,20 @@ class Prompter:
     """Renders messages as the checkpoint (or bundle) in `folder` wants them.
 
     Raises:
-        UserError: no template, tokenizer or processor there.
+        UserError: no template, tokenizer or processor there, or one that is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         allow_torchvision()
         from transformers import AutoProcessor  # seconds to import, and the shim must come first
 
+        for path in (folder / name for name in CONFIGURATION):
+            if path.exists():
+                require_file(path, COPY, LARGEST_TOKENIZER)
         try:
-            self.processor = AutoProcessor.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{folder}: its tokenizer and processor do not open ({reason}); copy them again") from None
+            self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # the tokenizer's are of no type of their own
+            raise UserError(f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}") from None
 
     def __call__(self, messages: Sequence[Message], media: Path = Path()) -> Rendered:
         """The prompt up to where the model's turn begins; media paths are relative to the folder `media`."""
@@ -89,15 +105,30 @@ class Prompter:
 
         Args:
             options: of the template: `tools`, `enable_thinking`.
+
+        Raises:
+            UserError: the template refuses the messages or options.
         """
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        except Exception as error:  # it is a program, and may come to anything
+            raise UserError(f"the chat template refuses the messages or tools ({first_line(error)}): "
+                            "change them, or copy chat_template.jinja again") from None  # fmt: skip
 
     def process(self, text: str, images: Sequence[Any] = (), clips: Sequence[NDArray[np.float32]] = ()) -> ModelInputs:
-        """Rendered text and decoded media to inputs, without another BOS: the template writes its own."""
-        fields = self.processor(
-            text=text, images=list(images) or None, audio=list(clips) or None, add_special_tokens=False,
-            return_tensors="np",
-        )  # fmt: skip
+        """Rendered text and decoded media to inputs, without another BOS: the template writes its own.
+
+        Raises:
+            UserError: the processor refuses the text or media, such as a placeholder that somebody wrote.
+        """
+        try:
+            fields = self.processor(
+                text=text, images=list(images) or None, audio=list(clips) or None, add_special_tokens=False,
+                return_tensors="np",
+            )  # fmt: skip
+        except Exception as error:  # of transformers, of the tokenizer or of NumPy
+            raise UserError(f"the processor refuses the prompt ({first_line(error)}): leave out marks such as "
+                            "<|image|>, and images of extreme proportions") from None  # fmt: skip
         return ModelInputs(
             input_ids=fields["input_ids"][0].astype(np.int64),
             pixel_values=fields.get("pixel_values"),
@@ -129,31 +160,57 @@ def read_image(path: Path) -> Any:
     """A PIL image in RGB.
 
     Raises:
-        UserError: no image there.
+        UserError: no image there, or one of more than PIXELS, which its header says before any is decoded.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    require_file(path, USE_IMAGE)
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); use PNG or JPEG") from None
+        with catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            with Image.open(path, formats=IMAGES) as image:
+                width, height = image.size
+                if width * height <= PIXELS:
+                    return image.convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"{path}: more than {PIXELS // 10**6} million pixels: make the image smaller") from None
+    except Exception as error:  # whatever a damaged file leads a decoder to
+        raise UserError(f"{path}: not a readable image ({first_line(error)}); {USE_IMAGE}") from None
+    raise UserError(f"{path}: {width} x {height} pixels, at most {PIXELS // 10**6} million are taken: "
+                    "make the image smaller")  # fmt: skip
 
 
 def read_audio(path: Path, rate: int) -> NDArray[np.float32]:
     """[samples] in -1..1, channels averaged.
 
     Raises:
-        UserError: no sound there, or of another sampling rate.
+        UserError: no sound there, of another sampling rate, of more than SECONDS, or with samples that are no numbers.
     """
     import soundfile
 
+    require_file(path, USE_SOUND)
     try:
-        samples, found = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"{path}: not a readable sound file ({error}); use WAV or FLAC") from None
+        with soundfile.SoundFile(path) as sound:
+            found = sound.samplerate
+            samples = _read_samples(sound, SECONDS * rate) if found == rate else np.zeros(0, np.float32)
+    except (OSError, ValueError, TypeError, soundfile.SoundFileError) as error:
+        raise UserError(f"{path}: not a readable sound file ({first_line(error)}); {USE_SOUND}") from None
     if found != rate:
         raise UserError(f"{path}: {found} Hz, the model hears {rate} Hz: convert with `ffmpeg -i IN -ar {rate} OUT`")
-    return samples.mean(1)
+    if len(samples) > SECONDS * rate:
+        raise UserError(f"{path}: more than {SECONDS} seconds of sound: cut it with `ffmpeg -i IN -t 30 OUT`")
+    if not len(samples) or not np.isfinite(samples).all():
+        fault = "samples that are infinite or no numbers" if len(samples) else "no samples"
+        raise UserError(f"{path}: {fault}; {USE_SOUND}")
+    return samples
+
+
+def _read_samples(sound: Any, longest: int) -> NDArray[np.float32]:
+    """[samples], channels averaged; what lies beyond `longest` is not read, whatever the header promises."""
+    read, count = [np.zeros(0, np.float32)], 0
+    while count <= longest and len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+        read.append(block.mean(1))
+        count += len(block)
+    return np.concatenate(read)
 
 
 @dataclass(frozen=True)
