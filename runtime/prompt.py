@@ -91,7 +91,9 @@ class Prompter:
         try:
             self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:  # the tokenizer's are of no type of their own
-            raise UserError(f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}") from None
+            raise UserError(
+                f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}"
+            ) from None
 
     def __call__(self, messages: Sequence[Message], media: Path = Path()) -> Rendered:
         """The prompt up to where the model's turn begins; media paths are relative to the folder `media`."""
@@ -166,11 +168,11 @@ def read_image(path: Path) -> Any:
 
     require_file(path, USE_IMAGE)
     try:
-        with catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            with Image.open(path, formats=IMAGES) as image:
-                width, height = image.size
-                if width * height <= PIXELS:
-                    return image.convert("RGB")
+        bomb = Image.DecompressionBombWarning  # above Pillow's own limit
+        with catch_warnings(action="error", category=bomb), Image.open(path, formats=IMAGES) as image:
+            width, height = image.size
+            if width * height <= PIXELS:
+                return image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"{path}: more than {PIXELS // 10**6} million pixels: make the image smaller") from None
     except Exception as error:  # whatever a damaged file leads a decoder to

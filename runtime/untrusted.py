@@ -85,4 +85,5 @@ def require_inside(folder: Path, name: str, fix: str) -> Path:
 def is_plain(name: str) -> bool:
     """Whether a name is relative, with forward slashes, and leads no higher than where it starts."""
     path = PurePosixPath(name)
-    return bool(path.parts) and name.isprintable() and "\\" not in name and not path.is_absolute() and ".." not in path.parts
+    higher = path.is_absolute() or ".." in path.parts
+    return bool(path.parts) and name.isprintable() and "\\" not in name and not higher

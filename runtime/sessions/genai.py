@@ -1,6 +1,5 @@
 """onnxruntime-genai on the same folder of ONNX graphs: what applications embed, with preprocessing of its own."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.onnx import AGAIN, read_config
+from runtime.untrusted import read_object
 
 og.disable_telemetry_events()
 
@@ -31,10 +32,7 @@ class GenaiSession:
         """Raises:
         UserError: the folder holds no model.
         """
-        config = folder / "genai_config.json"
-        if not config.is_file():
-            raise UserError(f"{config} is missing: name the ONNX folder of a bundle")
-        self.context: int = json.loads(config.read_text())["search"]["max_length"]
+        self.context: int = read_config(folder)["search"]["max_length"]
         self._model = og.Model(str(folder))
         self._suppressed = _suppressed_tokens(folder)
         self.reset()
@@ -138,4 +136,4 @@ def _count(valid: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _suppressed_tokens(folder: Path) -> list[int]:
     path = folder / "generation_config.json"
-    return json.loads(path.read_text()).get("suppress_tokens") or [] if path.is_file() else []
+    return read_object(path, AGAIN).get("suppress_tokens") or [] if path.exists() else []
