@@ -95,9 +95,8 @@ def read_tools(path: Path) -> list[Any]:
     """
     tools = read_json(path, f"no list of tools; write {TOOLS}")
     try:
-        if not isinstance(tools, list) or not all(
-            isinstance(tool.get("function", tool)["name"], str) for tool in tools
-        ):
+        named = isinstance(tools, list) and all(isinstance(tool.get("function", tool)["name"], str) for tool in tools)
+        if not named:
             raise TypeError("not a list of functions with names")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no list of tools ({type(error).__name__}: {error}); write {TOOLS}") from None

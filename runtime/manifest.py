@@ -19,9 +19,7 @@ FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 QUANTIZED = Path("build/quantized")  # where exports leave the checkpoints that bundles are made from
 RECORD = "quantization.json"  # in such a checkpoint: what the quantizer did
-LARGEST = (
-    4 << 20
-)  # bytes; the 12B's has a tenth of it, and a fault in a manifest takes a hundred times its bytes to be told
+LARGEST = 4 << 20  # bytes; the 12B's has a tenth, and faults in a manifest take thirty times their bytes to be told
 AGAIN = "export the bundle again with this version"
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # that every JSON reader holds exactly, as JavaScript's

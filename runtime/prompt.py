@@ -168,12 +168,11 @@ def read_image(path: Path) -> Any:
 
     require_file(path, USE_IMAGE)
     try:
-        bomb = Image.DecompressionBombWarning  # above Pillow's own limit
-        with catch_warnings(action="error", category=bomb), Image.open(path, formats=IMAGES) as image:
+        with catch_warnings(action="ignore"), Image.open(path, formats=IMAGES) as image:
             width, height = image.size
             if width * height <= PIXELS:
                 return image.convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:  # by Pillow's own limit, which is higher
         raise UserError(f"{path}: more than {PIXELS // 10**6} million pixels: make the image smaller") from None
     except Exception as error:  # whatever a damaged file leads a decoder to
         raise UserError(f"{path}: not a readable image ({first_line(error)}); {USE_IMAGE}") from None
