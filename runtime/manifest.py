@@ -320,7 +320,7 @@ def named_paths(manifest: Manifest) -> Iterator[str]:
 
 def _host_paths(host: Host) -> Iterator[str]:
     yield from (*host.chunks, *host.heads, host.embedding.codes)
-    yield from filter(None, [host.embedding.scales])
+    yield from () if host.embedding.scales is None else (host.embedding.scales,)
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:

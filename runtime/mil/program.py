@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.coreml_tools import coremltools
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.mil.blobs import values
 from runtime.untrusted import read_object, require_file, require_inside
 
-AGAIN = "name an .mlpackage of a bundle, or export it again"
+AGAIN = "this is no Core ML package; name an .mlpackage of a bundle, or export it again"
 LARGEST = 1 << 30  # bytes of a program without its weights; the largest package may have so many in all
 READ, WRITE = "read_state", "write_state"
 MODEL_PATH = "@model_path"  # stands for the model's folder in names of blob files
@@ -231,7 +231,7 @@ def read_program(path: Path) -> Program:
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no Core ML package ({error}): {AGAIN}") from None
+        raise UserError(f"{path} cannot be read ({first_line(error)}): {AGAIN}") from None
     except Exception as error:  # protobuf's own, which has no public name
         raise UserError(f"{path}: its model does not parse ({error}): export the bundle again") from None
     if spec.WhichOneof("Type") != "mlProgram":
