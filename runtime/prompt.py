@@ -88,12 +88,16 @@ class Prompter:
         for path in (folder / name for name in CONFIGURATION):
             if path.exists():
                 require_file(path, COPY, LARGEST_TOKENIZER)
+        if not (folder / "tokenizer.model").exists():
+            require_file(folder / "tokenizer.json", COPY)  # without it transformers makes an empty one
         try:
             self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:  # the tokenizer's are of no type of their own
             raise UserError(
                 f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}"
             ) from None
+        # More tokens than a model was made for are counted, and refused, where they do not fit the context.
+        self.processor.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
 
     def __call__(self, messages: Sequence[Message], media: Path = Path()) -> Rendered:
         """The prompt up to where the model's turn begins; media paths are relative to the folder `media`."""
@@ -123,6 +127,8 @@ class Prompter:
         Raises:
             UserError: the processor refuses the text or media, such as a placeholder that somebody wrote.
         """
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError("the prompt is not UTF-8: convert it with iconv")
         try:
             fields = self.processor(
                 text=text, images=list(images) or None, audio=list(clips) or None, add_special_tokens=False,

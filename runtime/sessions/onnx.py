@@ -115,7 +115,7 @@ class OnnxSession:
         if part not in self._config["model"]:
             raise UserError(f"{self.folder} has no {part} model: leave such media out of the prompt")
         path = self.folder / self._config["model"][part]["filename"]
-        return InferenceSession(path, options or self._options, providers=["CPUExecutionProvider"])
+        return InferenceSession(path, options or self._options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
     def _open_exact(self, options: SessionOptions) -> InferenceSession:
         """The decoder with one attribute of its linears changed in memory."""
