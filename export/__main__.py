@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from runtime.errors import UserError
+from runtime.errors import bad_input_told
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,12 +34,9 @@ def export_command(
     from export.pipeline import Request, export, show  # transformers and engines take seconds to import
 
     wanted = [name for name in formats.replace(",", " ").split() if name]
-    try:
+    with bad_input_told():
         request = Request(target, model, recipe, wanted, context, data_file, build, dist, gate or [], reference, out)
         summary = export(request)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
     if json:
         typer.echo(summary.model_dump_json())
     else:

@@ -21,6 +21,8 @@ def find_model(name: str) -> Path:
         return EMBEDDED[name]
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).exists():
+        raise UserError(f"{name} is a file: name the folder of a checkpoint")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(f"no model {name!r}: name a folder, an id such as google/gemma-4-12B-it, or {_embedded()}")
     return _download(name)

@@ -181,7 +181,7 @@ def _describe(source: Source, name: str, results: list[TensorResult]) -> manifes
 def _licence(folder: Path) -> str:
     """As the model card's front matter states it."""
     card = folder / "README.md"
-    found = re.search(r"^license:\s*(\S+)", card.read_text(), re.MULTILINE) if card.exists() else None
+    found = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE) if card.exists() else None
     return found[1] if found else "unknown"
 
 

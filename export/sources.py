@@ -16,9 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
 
-from runtime.errors import UserError
-from runtime.tensors import INDEX, MODEL_TYPE, SINGLE, module_name
+from runtime.errors import UserError, first_line
+from runtime.tensors import INDEX, MODEL_TYPE, SINGLE, module_name, shards
+from runtime.untrusted import read_object, require_file
 
+AGAIN = "download it again"
+CONFIGURATION = "generation_config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"
+LAYERS = 512  # ten times as many as the 12B has: a config that asks for a billion takes all memory to be looked at
 MAPPED = 2**28  # bytes read, after which files are opened anew
 PACKED_SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
 
@@ -94,13 +98,18 @@ def _read_config(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} has no config.json: name a folder in Hugging Face layout, or a model id")
-    try:
-        model_type = json.loads(path.read_text()).get("model_type")
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}): download it again") from None
-    if model_type != MODEL_TYPE:
+    found = read_object(path, AGAIN)
+    if (model_type := found.get("model_type")) != MODEL_TYPE:
         raise UserError(f"{path}: model_type is {model_type!r}, only {MODEL_TYPE!r} (Gemma 4 12B) can be exported")
-    return AutoConfig.from_pretrained(folder)
+    for beside in (folder / name for name in CONFIGURATION if (folder / name).exists()):
+        read_object(beside, AGAIN)  # damage is told now, not in the middle of an export
+    text = found.get("text_config") or {}
+    if not isinstance(text, dict) or not isinstance(layers := text.get("num_hidden_layers", 0), int) or layers > LAYERS:
+        raise UserError(f"{path}: text_config asks for no number of layers up to {LAYERS}: {AGAIN}")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever values of other types lead transformers to
+        raise UserError(f"{path} is no configuration of {MODEL_TYPE} ({first_line(error)}): {AGAIN}") from None
 
 
 def _read_headers(folder: Path) -> Iterator[Stored]:
@@ -116,8 +125,8 @@ def _read_headers(folder: Path) -> Iterator[Stored]:
 
 def _read_index(folder: Path) -> dict[str, str]:
     """Tensor to file; empty for a checkpoint of one file."""
-    if (folder / INDEX).is_file():
-        return json.loads((folder / INDEX).read_text())["weight_map"]
+    if (folder / INDEX).exists():
+        return shards(folder / INDEX, AGAIN)
     if not (folder / SINGLE).is_file():
         raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}: download the checkpoint's weights")
     return {}
@@ -125,8 +134,7 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 def read_header(path: Path) -> Iterator[Stored]:
     """Every tensor of one file, in the order of their bytes. Raises UserError for a missing or damaged file."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: download the checkpoint again")
+    require_file(path, "download the checkpoint again")
     try:
         with safe_open(path, framework="pt") as opened:
             for key in opened.offset_keys():
@@ -135,8 +143,8 @@ def read_header(path: Path) -> Iterator[Stored]:
                 if dtype is None:
                     raise UserError(f"{path}: {key} is {piece.get_dtype()}, which cannot be read here")
                 yield Stored(module_name(key), key, path.name, tuple(piece.get_shape()), dtype)
-    except SafetensorError as error:
-        raise UserError(f"{path} is cut short or damaged ({error}): download it again") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is cut short or damaged ({first_line(error)}): {AGAIN}") from None
 
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
@@ -145,8 +153,11 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
 
 def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """What a checkpoint of this config must hold, asked of transformers' own model without its memory."""
-    with torch.device("meta"):
-        model = Gemma4UnifiedForConditionalGeneration(config)
+    try:
+        with torch.device("meta"):
+            model = Gemma4UnifiedForConditionalGeneration(config)
+    except Exception as error:  # sizes that contradict each other, or fit no tensor
+        raise UserError(f"config.json describes no model ({first_line(error)}): {AGAIN}") from None
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 

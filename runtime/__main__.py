@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from runtime.errors import UserError
+from runtime.errors import UserError, bad_input_told, printable
 from runtime.manifest import Measure, Verification
 from runtime.measures import group_rows, margin, worst_last
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+LONGEST_INPUT = 1 << 24  # bytes of a line, more than the longest context has tokens for
 LOG_WIDTH = 160  # of the table where nothing says how wide lines may be
 
 
@@ -94,18 +95,34 @@ def chat_command(
 
     settings = Settings(engine, quantized, image or (), audio or (), video or (), image_tokens, frames, system, think,
                         tools, greedy, temperature, seed, limit)  # fmt: skip
-    with bad_input_told(), progress():
-        conversation = open_conversation(bundle, settings)
-    talk(conversation, iter(prompt) if prompt else _lines(), settings, Console())
+    with bad_input_told():
+        with progress():
+            conversation = open_conversation(bundle, settings)
+        lines = iter(prompt) if prompt else _lines()
+        talk(conversation, lines, settings, Console(), strict=bool(prompt))
 
 
 def _lines() -> Iterator[str]:
-    """Of stdin, asked for where a person types them."""
-    while True:
+    """Of stdin, asked for where a person types them.
+
+    Raises:
+        UserError: one that is longer than any context, or not UTF-8.
+    """
+    while line := _ask() if sys.stdin.isatty() else sys.stdin.buffer.readline(LONGEST_INPUT + 1):
+        if len(line) > LONGEST_INPUT:
+            raise UserError(f"a line of more than {LONGEST_INPUT >> 20} MiB on stdin: say less")
         try:
-            yield input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
+            yield line.decode().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"a line on stdin is not UTF-8 ({error.reason}): convert it with iconv") from None
+
+
+def _ask() -> bytes:
+    """A line, as a person edits it; nothing at the end."""
+    try:
+        return (input("> ") + "\n").encode(errors="surrogateescape")
+    except EOFError:
+        return b""
 
 
 @app.command("bench")
@@ -155,7 +172,7 @@ def report_command(
     with bad_input_told():
         path, verdict = write_report(bundle, out, quantized, bench)
     told = {"report": str(path), "verdict": verdict.text}
-    typer.echo(dumps(told) if json else f"{verdict.text}: {path}")
+    typer.echo(dumps(told) if json else f"{verdict.text}: {printable(path)}")
 
 
 @app.command("inspect")
@@ -168,22 +185,12 @@ def inspect_command(
     from runtime.inspection.kinds import inspect
 
     with bad_input_told(), progress() as status:
-        status(f"inspecting {path}")
+        status(f"inspecting {printable(path)}")
         description = inspect(path)
     if json:
         typer.echo(description.model_dump_json(indent=1))
     else:
         show.show(description, wide_console())
-
-
-@contextmanager
-def bad_input_told() -> Iterator[None]:
-    """In one line on stderr, with the exit code that it has."""
-    try:
-        yield
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
 
 
 def wide_console() -> Console:
@@ -216,7 +223,7 @@ def show(result: Verification, bundle: Path, console: Console) -> None:
         console.print(f"[yellow]skipped {name}[/]: {escape(reason)}")
     failed = sum(not measure.passed for measure in result.measures)
     verdict = "[bold green]verified[/]" if result.passed else f"[bold red]{failed} gates failed[/]"
-    console.print(f"{verdict} {escape(str(bundle))}: {', '.join(result.ran)}")
+    console.print(f"{verdict} {escape(printable(bundle))}: {', '.join(result.ran)}")
 
 
 def _is_explained(measure: Measure) -> bool:

@@ -13,11 +13,14 @@ from rich.markup import escape
 
 from runtime.conversation import Conversation, Turn, parsed_calls
 from runtime.engines import find_engine
-from runtime.errors import UserError
+from runtime.errors import EngineError, UserError, first_line, one_line
 from runtime.manifest import Manifest, Sampling, read_manifest
-from runtime.prompt import Prompter, user
+from runtime.prompt import Message, Prompter, read_audio, read_image, user
 from runtime.sampling import Sampler
 from runtime.sessions.base import Session
+from runtime.untrusted import read_json
+
+TOOLS = '[{"type": "function", "function": {"name": ..., "parameters": {...}}}]'
 
 REFERENCE = "reference"
 STYLES = {"text": "", "thought": "dim italic", "call": "cyan"}
@@ -46,17 +49,27 @@ class Settings:
 
 def open_conversation(bundle: Path, settings: Settings) -> Conversation:
     """Raises:
-    UserError: no bundle there, no such engine, no artifact for it, or unreadable tools.
+    UserError: no bundle there, no such engine, no artifact for it, or unreadable tools or media.
     """
     manifest = read_manifest(bundle)
-    session, context, splits = _open(bundle, manifest, settings)
-    options: dict[str, Any] = {"tools": read_tools(settings.tools)} if settings.tools else {}
-    if settings.think:
-        options["enable_thinking"] = True
-    sampler = Sampler(_sampling(manifest.sampling, settings), manifest.tokens, settings.seed)
+    tools = {"tools": read_tools(settings.tools)} if settings.tools else {}
     prompter = Prompter(bundle, settings.image_tokens, settings.frames)
+    _require_media(settings, prompter)
+    session, context, splits = _open(bundle, manifest, settings)
+    options: dict[str, Any] = tools | ({"enable_thinking": True} if settings.think else {})
+    sampler = Sampler(_sampling(manifest.sampling, settings), manifest.tokens, settings.seed)
     return Conversation(session, prompter, manifest.tokens, sampler, context, splits,
                         settings.system, **options)  # fmt: skip
+
+
+def _require_media(settings: Settings, prompter: Prompter) -> None:
+    """Before an engine takes seconds to open."""
+    for path in settings.images:
+        read_image(path)
+    for path in settings.videos:
+        prompter.read_video(path)
+    for path in settings.clips:
+        read_audio(path, prompter.sampling_rate, prompter.longest_clip)
 
 
 def _open(bundle: Path, manifest: Manifest, settings: Settings) -> tuple[Session, int, bool]:
@@ -68,7 +81,8 @@ def _open(bundle: Path, manifest: Manifest, settings: Settings) -> tuple[Session
             raise UserError("the reference needs the quantized checkpoint: name its folder with --quantized")
         return ReferenceSession.open(settings.quantized), manifest.limits.context, True
     engine, format_ = find_engine(manifest, settings.engine)
-    return engine.open(bundle / format_), manifest.limits.context, engine.splits_media
+    with refusals_told(engine.name):
+        return engine.open(bundle / format_), manifest.limits.context, engine.splits_media
 
 
 def _sampling(usual: Sampling, settings: Settings) -> Sampling:
@@ -84,32 +98,59 @@ def read_tools(path: Path) -> list[Any]:
     Raises:
         UserError: no file there, or not a list of functions with names.
     """
+    tools = read_json(path, f"no list of tools; write {TOOLS}")
     try:
-        tools = json.loads(path.read_bytes())
-        if not isinstance(tools, list) or not all(tool.get("function", tool)["name"] for tool in tools):
+        named = isinstance(tools, list) and all(isinstance(tool.get("function", tool)["name"], str) for tool in tools)
+        if not named:
             raise TypeError("not a list of functions with names")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: no list of tools ({type(error).__name__}: {error}); write "
-                        '[{"type": "function", "function": {"name": ..., "parameters": {...}}}]') from None  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no list of tools ({type(error).__name__}: {error}); write {TOOLS}") from None
     return tools
 
 
-def talk(conversation: Conversation, lines: Iterator[str], settings: Settings, console: Console) -> None:
-    """A turn for each line, until there are no more. What cannot be said is told, and the next line is taken."""
+def talk(
+    conversation: Conversation, lines: Iterator[str], settings: Settings, console: Console, strict: bool = False
+) -> None:
+    """A turn for each line, until there are no more. What cannot be said is told, and the next line is taken.
+
+    Args:
+        strict: what cannot be said ends the conversation.
+
+    Raises:
+        EngineError: the engine fails on the bundle's files.
+        UserError: with `strict`, what cannot be said.
+    """
     given = {"images": settings.images, "videos": settings.videos, "clips": settings.clips}
     media = {kind: [str(path) for path in paths] for kind, paths in given.items()}
     for line in lines:
-        turn = Turn()
         try:
-            with interruptible() as stopped:
-                for piece in conversation.say(user(line, **media), turn, settings.limit, stopped):
-                    console.print(piece.text, style=STYLES[piece.kind], end="", markup=False, highlight=False,
-                                  soft_wrap=True)  # fmt: skip
+            _take_turn(conversation, user(line, **media), settings, console)
         except UserError as error:
-            console.print(f"[bold red]error[/]: {escape(str(error))}")
+            if strict or isinstance(error, EngineError):
+                raise
+            console.print(f"[bold red]error[/]: {escape(one_line(error))}")
             continue
         media = {}
-        tell(turn, console)
+
+
+def _take_turn(conversation: Conversation, messages: Sequence[Message], settings: Settings, console: Console) -> None:
+    turn = Turn()
+    with interruptible() as stopped, refusals_told(conversation.session.name):
+        for piece in conversation.say(messages, turn, settings.limit, stopped):
+            console.print(piece.text, style=STYLES[piece.kind], end="", markup=False, highlight=False, soft_wrap=True)
+    tell(turn, console)
+
+
+@contextmanager
+def refusals_told(engine: str) -> Iterator[None]:
+    """Engines refuse damaged files in ways of their own, some of them only when a part is first used."""
+    try:
+        yield
+    except (UserError, BrokenPipeError):
+        raise
+    except Exception as error:
+        raise EngineError(f"{engine} fails on the bundle ({first_line(error)}): `python -m runtime verify` says what "
+                          "is wrong with it") from error  # fmt: skip
 
 
 def tell(turn: Turn, console: Console) -> None:

@@ -4,14 +4,15 @@
 picture of square tiles, row by row, with an answer for each; `audio.clips` lists sound files with their answers.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.prompt import read_audio, read_image
+from runtime.untrusted import read_bytes, read_json, require_inside
 
+AGAIN = "name another folder with --evaluation"
 FILE = "heldout.json"
 
 
@@ -41,22 +42,23 @@ def read_evaluation(folder: Path, rate: int) -> Evaluation:
     Raises:
         UserError: no held-out data there.
     """
+    facts = read_json(folder / FILE, AGAIN)
     try:
-        facts = json.loads((folder / FILE).read_bytes())
-        texts = (folder / facts["text"]["file"]).read_text().strip().split("\n\n")
+        path = require_inside(folder, facts["text"]["file"], AGAIN)
+        texts = read_bytes(path, AGAIN).decode().strip().split("\n\n")
         return Evaluation(texts, _images(folder, facts["images"]), _clips(folder, facts["audio"], rate))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"not readable held-out data ({error!r}); name another folder with --evaluation"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"not readable held-out data ({first_line(error)}); {AGAIN}"
         raise UserError(f"{folder / FILE}: {reason}") from None
 
 
 def _images(folder: Path, facts: dict[str, Any]) -> list[Question]:
-    sheet, side, columns = read_image(folder / facts["file"]), facts["tile"], facts["columns"]
+    sheet, side, columns = read_image(require_inside(folder, facts["file"], AGAIN)), facts["tile"], facts["columns"]
     corners = [(i % columns * side, i // columns * side) for i in range(len(facts["answers"]))]
     tiles = (sheet.crop((x, y, x + side, y + side)) for x, y in corners)
     return [Question(facts["question"], answer, tile) for answer, tile in zip(facts["answers"], tiles, strict=True)]
 
 
 def _clips(folder: Path, facts: dict[str, Any], rate: int) -> list[Question]:
-    heard = ((clip["answer"], read_audio(folder / clip["file"], rate)) for clip in facts["clips"])
+    heard = ((clip["answer"], read_audio(require_inside(folder, clip["file"], AGAIN), rate)) for clip in facts["clips"])
     return [Question(facts["question"], answer, samples) for answer, samples in heard]

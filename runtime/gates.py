@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from runtime.errors import UserError
+from runtime.errors import UserError, printable
 from runtime.manifest import Measure
 
 
@@ -90,7 +90,7 @@ def measured(
     bound, at_least, passed = (gate.bound, gate.at_least, gate.holds(value)) if gate else (None, False, True)
     stored = value if math.isfinite(value) else NO_NUMBER
     return Measure(check=check, engine=engine, modality=modality, name=name, value=stored, bound=bound,
-                   at_least=at_least, passed=passed, note=note)  # fmt: skip
+                   at_least=at_least, passed=passed, note=printable(note))  # fmt: skip
 
 
 def override(gates: Gates, settings: Iterable[str]) -> Gates:

@@ -19,12 +19,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from runtime import manifest, metrics
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.greedy import Greedy, choose, suppress
 from runtime.prompt import KINDS, Message, Prompter, Rendered, media_paths, user, with_paths
 from runtime.references import Reference
 from runtime.sessions.base import ModelInputs, Session
+from runtime.untrusted import read_object, require_file, require_inside
 
+AGAIN = "export the bundle again"
 FOLDER = "goldens"
 TOP = 16  # logits kept of each step
 Modality = Literal["text", "image", "audio", "long"]
@@ -156,15 +158,18 @@ def read(entry: manifest.Golden, folder: Path) -> Golden:
     """From the bundle in `folder`.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or its media lie elsewhere.
     """
+    facts = read_object(folder / entry.file, AGAIN)
+    require_file(folder / entry.tensors, AGAIN)
     try:
-        facts = json.loads((folder / entry.file).read_bytes())
+        for name in (name for kind in ("image", "audio") for name in media_paths(facts["messages"], kind)):
+            require_inside(folder / FOLDER, name, AGAIN)
         tensors = load_file(folder / entry.tensors)
         top_ids, top_logits = tensors.pop("top_ids"), tensors.pop("top_logits")
         return Golden(**facts, inputs=ModelInputs(**tensors), top_ids=top_ids, top_logits=top_logits)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder / entry.file}: not a readable golden ({error}); export the bundle again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise UserError(f"{folder / entry.file}: not a readable golden ({first_line(error)}); {AGAIN}") from None
 
 
 # Comparing

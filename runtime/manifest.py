@@ -5,20 +5,27 @@ A bundle is a folder: one folder of artifacts per format, the checkpoint's token
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from runtime.errors import UserError
+from runtime.untrusted import read_object, require_inside
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 QUANTIZED = Path("build/quantized")  # where exports leave the checkpoints that bundles are made from
 RECORD = "quantization.json"  # in such a checkpoint: what the quantizer did
+LARGEST = 4 << 20  # bytes; the 12B's has a tenth, and faults in a manifest take thirty times their bytes to be told
+AGAIN = "export the bundle again with this version"
 
-
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # that every JSON reader holds exactly, as JavaScript's
+Positive = Annotated[int, Field(gt=0, lt=2**53)]
+Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
+Listed = FailFast()  # a list is given up at its first fault: there may be as many as it has items
 LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name
 ReferenceKind = Literal["none", "whole", "streamed"]  # transformers' model in memory, or loaded a layer at a time
 
@@ -52,7 +59,7 @@ class File(Record):
     """One file of the bundle."""
 
     path: str
-    size: int  # bytes
+    size: Count  # bytes
     sha256: str
 
 
@@ -61,17 +68,19 @@ class Port(Record):
 
     name: str
     dtype: str
-    shape: list[int | str]
+    shape: Annotated[list[int | str], Listed]
 
 
 class Program(Record):
     """One graph of an artifact."""
 
     file: str
-    inputs: list[Port]
-    outputs: list[Port]
+    inputs: Annotated[list[Port], Listed]
+    outputs: Annotated[list[Port], Listed]
     function: str | None = None  # by which it goes in a file that holds several
-    states: list[Port] = []  # kept from call to call, zero at first; functions of one file share them
+    states: Annotated[
+        list[Port], Listed
+    ] = []  # kept from call to call, zero at first; functions of one file share them
 
 
 class Table(Record):
@@ -81,12 +90,12 @@ class Table(Record):
     a byte. With 32 bits the codes are the values, float32, and there are no scales.
     """
 
-    rows: int
-    columns: int
+    rows: Positive
+    columns: Positive
     bits: Literal[4, 8, 32]
     codes: str  # file: [rows, columns * bits / 8] bytes
     scales: str | None  # file: float16 [rows, columns / group]
-    group: int  # columns that share a scale
+    group: Positive  # columns that share a scale
 
 
 class Attention(Record):
@@ -97,11 +106,11 @@ class Attention(Record):
     """
 
     state: str
-    slots: int
-    head_dim: int
-    window: int | None  # positions a query sees, itself included; None: all before it
+    slots: Positive
+    head_dim: Positive
+    window: Positive | None  # positions a query sees, itself included; None: all before it
     image_blocks: bool  # positions of one image see each other
-    inverse_frequencies: list[float]  # rotary, head_dim / 2 of them
+    inverse_frequencies: Annotated[list[float], Listed]  # rotary, head_dim / 2 of them
     mask: str  # [1, 1, T, slots], added to scores: 0 where a query sees a slot, else Host.masked
     cos: str  # [1, 1, T, head_dim]: of position * inverse_frequencies, twice side by side
     sin: str
@@ -121,12 +130,12 @@ class Host(Record):
     identity: str  # of the weights; every package repeats it in its metadata, under `identity`
     minimum_ios: str
     compute_units: Literal["cpuAndGPU"]  # int4 in blocks does not run on the Neural Engine
-    context: int  # positions there is room for
-    prefill: int  # positions of one call; an image is never split over two
-    hidden: int
-    vocabulary: int
-    chunks: list[str]  # files, in order, each with functions `decode` and `prefill`
-    heads: list[str]  # files, in order
+    context: Positive  # positions there is room for
+    prefill: Positive  # positions of one call; an image is never split over two
+    hidden: Positive
+    vocabulary: Positive
+    chunks: Annotated[list[str], Listed]  # files, in order, each with functions `decode` and `prefill`
+    heads: Annotated[list[str], Listed]  # files, in order
     embedding: Table
     embedding_scale: float
     attention: dict[str, Attention]  # of the kinds of layers there are, `sliding` and `full`
@@ -136,8 +145,8 @@ class Host(Record):
 class CacheMemory(Record):
     """Bytes of keys and values: full layers grow with the positions, rings of sliding layers do not."""
 
-    fixed: int
-    per_position: int
+    fixed: Count
+    per_position: Count
 
     def at(self, positions: int) -> int:
         """Engines of static shapes make room for the whole context at once, others as the sequence grows."""
@@ -162,9 +171,9 @@ class Tokens(Record):
     """Ids with a meaning of their own."""
 
     bos: int
-    eos: list[int]
+    eos: Annotated[list[int], Listed]
     pad: int
-    suppress: list[int]
+    suppress: Annotated[list[int], Listed]
     image: int | None
     audio: int | None
     video: int | None
@@ -178,28 +187,28 @@ class Sampling(Record):
     """The checkpoint's own generation defaults."""
 
     do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    top_k: Count
+    top_p: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Limits(Record):
     """How much goes in."""
 
-    context: int  # positions
-    sliding_window: int  # positions
-    image_soft_tokens: int | None  # per image
-    audio_soft_tokens: int | None  # per clip
-    minimum_memory: int  # bytes: weights as an engine holds them, and the cache at the full context
+    context: Positive  # positions
+    sliding_window: Positive  # positions
+    image_soft_tokens: Count | None  # per image
+    audio_soft_tokens: Count | None  # per clip
+    minimum_memory: Count  # bytes: weights as an engine holds them, and the cache at the full context
 
 
 class TensorDigest(Record):
     """A weight as it left the quantizer. Artifacts store these very values, in the widths their engines want."""
 
     name: str  # of the module's parameter in the source checkpoint
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str  # of the source: "bfloat16"; of quantized codes "int4" or "int8"
-    group: int | None = None  # inputs that share a scale; None: a whole row, or not quantized
+    group: Positive | None = None  # inputs that share a scale; None: a whole row, or not quantized
     sha256: str  # of the values' bytes in that dtype, little-endian, row-major; of the packed codes where quantized
     scales_sha256: str | None = None  # of the scales as bfloat16
 
@@ -231,10 +240,10 @@ class Measure(Record):
 class Verification(Record):
     """What was measured, when the bundle was made."""
 
-    ran: list[str]  # names of checks
+    ran: Annotated[list[str], Listed]  # names of checks
     skipped: dict[str, str]  # name of check to the reason
     reference: ReferenceKind = "none"  # that checks compared with
-    measures: list[Measure]
+    measures: Annotated[list[Measure], Listed]
     passed: bool
 
 
@@ -246,32 +255,72 @@ class Manifest(Record):
     source: Source
     recipe: Recipe
     artifacts: dict[str, Artifact]
-    files: list[File]
+    files: Annotated[list[File], Listed]
     tokens: Tokens
     sampling: Sampling
     limits: Limits
-    tensors: list[TensorDigest]
-    goldens: list[Golden]
+    tensors: Annotated[list[TensorDigest], Listed]
+    goldens: Annotated[list[Golden], Listed]
     tools: dict[str, str]  # package to version
     verification: Verification | None = None
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Raises:
-    UserError: the folder is no bundle, or its manifest is not of this version's schema.
+    """Nothing but the manifest is opened, and whatever it names lies in the bundle.
+
+    Raises:
+        UserError: the folder is no bundle; its manifest is larger than LARGEST, of another version's schema, or
+            names something outside.
     """
     path = bundle / FILE
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{bundle} holds no {FILE}: name a folder that `make export` wrote under dist/")
+    require_inside(bundle, FILE, AGAIN)
+    found = read_object(path, AGAIN, LARGEST)
+    _require_version(path, found.get("format_version"))
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}; export the bundle again with this version") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise UserError(f"{path}: format_version {manifest.format_version}, this version reads {FORMAT_VERSION}")
+        raise UserError(f"{path}: {_first(error)}; {AGAIN}") from None
+    for name in dict.fromkeys(named_paths(manifest)):
+        require_inside(bundle, name, AGAIN)
     return manifest
+
+
+def _require_version(path: Path, found: object) -> None:
+    """Before all else: a newer schema may differ in anything."""
+    if not isinstance(found, int):
+        raise UserError(f"{path} says no format_version: {AGAIN}")
+    if found > FORMAT_VERSION:
+        raise UserError(f"{path} was made by a newer version (format_version {found}, this one reads "
+                        f"{FORMAT_VERSION}): update gemma4-edge")  # fmt: skip
+    if found < FORMAT_VERSION:
+        raise UserError(f"{path}: format_version {found}, this version reads {FORMAT_VERSION}; {AGAIN}")
+
+
+def _first(error: ValidationError) -> str:
+    """Where a manifest is wrong first, and how; telling a million faults would take gigabytes."""
+    if (count := error.error_count()) > 1000:
+        return f"{count} faults against the schema"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+
+
+def named_paths(manifest: Manifest) -> Iterator[str]:
+    """All that a reader might open: relative, with forward slashes. Artifacts lie in folders of their names."""
+    yield from (file.path for file in manifest.files)
+    for format_, artifact in manifest.artifacts.items():
+        yield format_
+        yield from (program.file for program in artifact.programs.values())
+        yield from _host_paths(artifact.host) if artifact.host else ()
+        options = (options.items() for options in (artifact.load_options or {}).values())
+        yield from (str(value) for pairs in options for key, value in pairs if key.endswith("_path"))
+    yield from (name for golden in manifest.goldens for name in (golden.file, golden.tensors))
+
+
+def _host_paths(host: Host) -> Iterator[str]:
+    yield from (*host.chunks, *host.heads, host.embedding.codes)
+    yield from () if host.embedding.scales is None else (host.embedding.scales,)
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:

@@ -5,14 +5,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.sessions.base import ModelInputs
 from runtime.torchvision_shim import allow_torchvision
+from runtime.untrusted import require_file
 from runtime.video import Video, read_video
+
+CONFIGURATION = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json",
+                 "preprocessor_config.json", "chat_template.jinja")  # fmt: skip
+LARGEST_TOKENIZER = 128 << 20  # bytes; that of the 12B has 32 MB
+# No more than 50 megapixels come out of most phones, and no more than 2.6 go into the model; one takes 8 bytes.
+PIXELS = 64_000_000
+IMAGES = "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"  # Pillow has others, of which some start programs
+# The model was made for clips of 30 seconds; so many are 15000 positions, more than the default context holds.
+SECONDS = 600
+BLOCK = 1 << 16  # samples of each channel that are decoded at once
+USE_IMAGE, USE_SOUND = "use PNG or JPEG", "use WAV or FLAC"
+COPY = "copy it from the checkpoint again"
 
 # A message as chat templates know it: {"role": "user", "content": [{"type": "text", "text": "..."},
 # {"type": "image", "path": "boot.png"}, {"type": "audio", "path": "seven.wav"}]}. Paths name media files.
@@ -68,7 +82,7 @@ class Prompter:
     """Renders messages as the checkpoint (or bundle) in `folder` wants them.
 
     Raises:
-        UserError: no template, tokenizer or processor there.
+        UserError: no template, tokenizer or processor there, or one that is damaged.
     """
 
     def __init__(self, folder: Path, image_tokens: int | None = None, frames: int | None = None) -> None:
@@ -80,11 +94,19 @@ class Prompter:
         allow_torchvision()
         from transformers import AutoProcessor  # seconds to import, and the shim must come first
 
+        for path in (folder / name for name in CONFIGURATION):
+            if path.exists():
+                require_file(path, COPY, LARGEST_TOKENIZER)
+        if not (folder / "tokenizer.model").exists():
+            require_file(folder / "tokenizer.json", COPY)  # without it transformers makes an empty one
         try:
-            self.processor = AutoProcessor.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{folder}: its tokenizer and processor do not open ({reason}); copy them again") from None
+            self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # the tokenizer's are of no type of their own
+            raise UserError(
+                f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}"
+            ) from None
+        # More tokens than a model was made for are counted, and refused, where they do not fit the context.
+        self.processor.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._frames = frames
         if image_tokens is not None:
             self._budget_images(image_tokens)
@@ -121,8 +143,15 @@ class Prompter:
 
         Args:
             options: of the template: `tools`, `enable_thinking`.
+
+        Raises:
+            UserError: the template refuses the messages or options.
         """
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        except Exception as error:  # it is a program, and may come to anything
+            raise UserError(f"the chat template refuses the messages or tools ({first_line(error)}): "
+                            "change them, or copy chat_template.jinja again") from None  # fmt: skip
 
     def process(
         self, text: str, images: Sequence[Any] = (), clips: Sequence[NDArray[np.float32]] = (),
@@ -132,13 +161,22 @@ class Prompter:
 
         Args:
             videos: from `read_video`.
+
+        Raises:
+            UserError: the processor refuses the text or media, such as a placeholder that somebody wrote.
         """
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError("the prompt is not UTF-8: convert it with iconv")
         told = {"video_metadata": [video.metadata for video in videos], "do_sample_frames": False, "do_resize": False}
-        fields = self.processor(
-            text=text, images=list(images) or None, audio=list(clips) or None,
-            videos=[video.frames for video in videos] or None, videos_kwargs=told if videos else {},
-            add_special_tokens=False, return_tensors="np",
-        )  # fmt: skip
+        try:
+            fields = self.processor(
+                text=text, images=list(images) or None, audio=list(clips) or None,
+                videos=[video.frames for video in videos] or None, videos_kwargs=told if videos else {},
+                add_special_tokens=False, return_tensors="np",
+            )  # fmt: skip
+        except Exception as error:  # of transformers, of the tokenizer or of NumPy
+            raise UserError(f"the processor refuses the prompt ({first_line(error)}): leave out marks such as "
+                            "<|image|>, and images of extreme proportions") from None  # fmt: skip
         return ModelInputs(
             input_ids=fields["input_ids"][0].astype(np.int64),
             pixel_values=fields.get("pixel_values"),
@@ -204,17 +242,25 @@ def read_image(path: Path) -> Any:
     """A PIL image in RGB, turned upright where its file says how, without transparency.
 
     Raises:
-        UserError: no image there.
+        UserError: no image there, or one of more than PIXELS, which its header says before any is decoded.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
+    require_file(path, USE_IMAGE)
     try:
-        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); use PNG or JPEG") from None
+        with catch_warnings(action="ignore"), Image.open(path, formats=IMAGES) as image:
+            width, height = image.size
+            if width * height <= PIXELS:
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError:  # by Pillow's own limit, which is higher
+        raise UserError(f"{path}: more than {PIXELS // 10**6} million pixels: make the image smaller") from None
+    except Exception as error:  # whatever a damaged file leads a decoder to
+        raise UserError(f"{path}: not a readable image ({first_line(error)}); {USE_IMAGE}") from None
+    raise UserError(f"{path}: {width} x {height} pixels, at most {PIXELS // 10**6} million are taken: "
+                    "make the image smaller")  # fmt: skip
 
 
-def read_audio(path: Path, rate: int, longest: float = math.inf) -> NDArray[np.float32]:
+def read_audio(path: Path, rate: int, longest: float = SECONDS) -> NDArray[np.float32]:
     """[samples] in -1..1, channels averaged, resampled as transformers' `load_audio` does it.
 
     Args:
@@ -222,19 +268,23 @@ def read_audio(path: Path, rate: int, longest: float = math.inf) -> NDArray[np.f
         longest: seconds.
 
     Raises:
-        UserError: no sound there, or too long.
+        UserError: no sound there, longer than that, or with samples that are no numbers.
     """
     import soundfile
 
+    require_file(path, USE_SOUND)
     try:
-        with soundfile.SoundFile(path) as file:
-            found, seconds = file.samplerate, file.frames / file.samplerate
-            if seconds > longest:
-                raise UserError(f"{path}: {seconds:.1f} s, the model hears {longest:g} s at most: cut it into pieces")
-            samples = file.read(dtype="float32", always_2d=True)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"{path}: not a readable sound file ({error}); use WAV or FLAC") from None
-    return resample(samples.mean(1), found, rate)
+        with soundfile.SoundFile(path) as sound:
+            found = sound.samplerate
+            samples = _read_samples(sound, math.ceil(longest * found))
+    except (OSError, ValueError, TypeError, soundfile.SoundFileError) as error:
+        raise UserError(f"{path}: not a readable sound file ({first_line(error)}); {USE_SOUND}") from None
+    if len(samples) > longest * found:
+        raise UserError(f"{path}: more than {longest:g} seconds of sound, the most that is heard: cut it into pieces")
+    if not len(samples) or not np.isfinite(samples).all():
+        fault = "samples that are infinite or no numbers" if len(samples) else "no samples"
+        raise UserError(f"{path}: {fault}; {USE_SOUND}")
+    return resample(samples, found, rate)
 
 
 def resample(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np.float32]:
@@ -246,6 +296,15 @@ def resample(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np.
     length = -(-len(samples) * rate // found)
     resampled = soxr.resample(samples, found, rate, quality="soxr_hq")[:length]
     return np.pad(resampled, (0, length - len(resampled)))
+
+
+def _read_samples(sound: Any, longest: int) -> NDArray[np.float32]:
+    """[samples], channels averaged; what lies beyond `longest` is not read, whatever the header promises."""
+    read, count = [np.zeros(0, np.float32)], 0
+    while count <= longest and len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+        read.append(block.mean(1))
+        count += len(block)
+    return np.concatenate(read)
 
 
 @dataclass(frozen=True)

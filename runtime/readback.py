@@ -16,9 +16,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.manifest import TensorDigest
+from runtime.untrusted import require_file, require_inside
 
+AGAIN = "export the bundle again"
+LARGEST = (1 << 31) - 1  # bytes of a graph: protobuf's own limit
 CODES = (".blocks", ".rows")
 SCALES = ".scales"
 HALVES = (".0", ".1")
@@ -66,9 +69,10 @@ class OnnxWeights:
             return numpy_helper.to_array(tensor)
         place = {entry.key: entry.value for entry in tensor.external_data}
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        path, shape, offset = self.folder / place["location"], tuple(tensor.dims), int(place.get("offset", 0))
+        path = require_inside(self.folder, place.get("location", ""), AGAIN)
+        shape, offset = tuple(tensor.dims), int(place.get("offset", 0))
         size = path.stat().st_size if path.is_file() else 0
-        if size < offset + dtype.itemsize * np.prod(shape, dtype=np.int64):
+        if min(shape, default=0) < 0 or offset < 0 or size < offset + dtype.itemsize * np.prod(shape, dtype=np.int64):
             raise UserError(f"{path} is cut short: {tensor.name} lies beyond its end")
         return np.memmap(path, dtype, "r", offset, shape)
 
@@ -82,10 +86,11 @@ class OnnxWeights:
 
 
 def load_graph(path: Path) -> onnx.GraphProto:
+    require_file(path, AGAIN, LARGEST)
     try:
         return onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf's own, which has no public name
-        raise UserError(f"{path}: not a readable ONNX graph ({error}); export the bundle again") from None
+        raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)}); {AGAIN}") from None
 
 
 def initializers(graph: onnx.GraphProto) -> Iterator[TensorProto]:

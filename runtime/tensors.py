@@ -1,6 +1,5 @@
 """Weights of a Hugging Face folder, mapped from its files, by the names of transformers' parameters."""
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -9,9 +8,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from runtime.errors import UserError
+from runtime.errors import UserError, printable
 from runtime.torchvision_shim import allow_torchvision
+from runtime.untrusted import is_plain, read_object
 
+AGAIN = "download or quantize the weights again"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MODEL_TYPE = "gemma4_unified"
@@ -67,12 +68,27 @@ class Tensors:
 
 def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [SINGLE]
-    return [folder / name for name in names]
+    return (
+        [folder / name for name in sorted(set(shards(index, AGAIN).values()))] if index.exists() else [folder / SINGLE]
+    )
 
 
 def _open(path: Path) -> Any:
     return safe_open(path, framework="pt")
+
+
+def shards(index: Path, fix: str) -> dict[str, str]:
+    """The file of each tensor, all of them beside the index.
+
+    Raises:
+        UserError: it is damaged, or names a file elsewhere.
+    """
+    found = read_object(index, fix).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(f"{index} has no weight_map from tensors to files: {fix}")
+    for name in sorted({name for name in found.values() if not is_plain(name) or "/" in name}):
+        raise UserError(f"{index} names {printable(name)!r}, which is no file beside it: {fix}")
+    return found
 
 
 def module_name(key: str) -> str:

@@ -1,6 +1,5 @@
 """Verification of a bundle: the files that ship, run by the engines that will run them."""
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -20,11 +19,12 @@ from runtime.checks import (
     runner,
     template,
 )
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
 from runtime.manifest import QUANTIZED, RECORD, Measure, Record, ReferenceKind, Verification, read_manifest
 from runtime.sessions.reference import memory_shortage
+from runtime.untrusted import read_object
 
 EVALUATION = Path(__file__).parent / "evaluation"
 
@@ -140,8 +140,8 @@ def _if_there(folder: Path) -> Path | None:
 def _recorded_source(quantized: Path) -> Path | None:
     """Where the quantized checkpoint says it came from."""
     try:
-        return _if_there(Path(json.loads((quantized / RECORD).read_bytes())["source_path"]))
-    except (OSError, ValueError, KeyError):
+        return _if_there(Path(read_object(quantized / RECORD, "quantize again")["source_path"]))
+    except (UserError, KeyError, TypeError):
         return None
 
 
@@ -149,7 +149,7 @@ def _why_not(check: Check, job: Job) -> str | None:
     """The reason to skip a check, or None."""
     if missing := [need for need in check.needs if getattr(job, need) is None]:
         return f"needs --{' and --'.join(missing)}"
-    if check.needs_goldens and not job.goldens:
+    if check.needs_goldens and not job.manifest.goldens:
         return "the bundle holds no goldens"
     return _why_no_reference(job) if "quantized" in check.needs else None
 
@@ -167,6 +167,5 @@ def _run(name: str, check: Check, job: Job) -> Checked:
     try:
         measures.extend(check.run(job))
     except Exception as error:  # an engine refuses damaged files in ways of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        measures.append(job.measure(name, "stopped", 1, CRASHED, note=reason))
+        measures.append(job.measure(name, "stopped", 1, CRASHED, note=first_line(error)))
     return Checked(measures=measures, skipped=dict(job.skipped))

@@ -134,6 +134,40 @@ def test_the_command(bundle: Path, boot: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "said, told",
+    [
+        ("", "nothing was said"),
+        ("word " * 20000, "leave no room for an answer in the context"),
+        ("What is <|image|>?", "the processor refuses the prompt"),
+        ("caf\udce9", "is not UTF-8"),
+    ],
+    ids=["empty", "long", "placeholder", "no UTF-8"],
+)
+def test_a_prompt_that_cannot_be_said_ends_the_command(bundle: Path, said: str, told: str) -> None:
+    result = CliRunner().invoke(app, ["chat", str(bundle), "--prompt", said, "--prompt", "Hello"])
+    assert result.exit_code == 2 and told in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not result.stdout
+
+
+@pytest.mark.parametrize("line, told", [(b"\xff\xfe\n", "is not UTF-8"), (b"x" * (1 << 24) + b"yy\n", "16 MiB")])
+def test_lines_of_stdin_that_are_no_text(bundle: Path, line: bytes, told: str) -> None:
+    result = CliRunner().invoke(app, ["chat", str(bundle), "--greedy", "--limit", "2"], input=b"Hello\n" + line)
+    assert result.exit_code == 2 and "positions prefilled" in result.stdout
+    assert told in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["onnx/decoder.onnx", "onnx/vision.onnx", "onnx/genai_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 1000], ids=["missing", "empty", "other"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_damaged_bundle_is_told(bundle_copy: Path, boot: str, name: str, content: bytes | None, engine: str) -> None:
+    (bundle_copy / name).unlink() if content is None else (bundle_copy / name).write_bytes(content)
+    arguments = ["chat", str(bundle_copy), "--engine", engine, "--image", boot, "--prompt", "What is shown?"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     "arguments, told",
     [
         (["--engine", "coreml"], "no artifact for engine 'coreml'; there are onnx, genai"),

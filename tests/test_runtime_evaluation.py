@@ -39,5 +39,5 @@ def test_everything_is_read(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["heldout.json", "text.txt", "images.png", "one.flac"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(UserError, match=name.replace("text.txt", "heldout.json").replace(".", r"\.")):
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
         read_evaluation(folder, 16_000)

@@ -238,6 +238,21 @@ def test_missing_and_foreign_files_are_caught(bundle_copy: Path) -> None:
     assert measure.value == 2 and "tokenizer_config.json missing" in measure.note and "extra.bin" in measure.note
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".data", ".json", ".jinja", ".safetensors", ".png", ".wav"])
+def test_a_changed_byte_is_caught_in_every_kind_of_file(bundle_copy: Path, suffix: str) -> None:
+    """And damaged goldens are a failed gate, too, not bad input."""
+    path = sorted(path for path in bundle_copy.rglob(f"*{suffix}") if "manifest" not in path.name)[-1]
+    with path.open("r+b") as opened:
+        opened.seek(path.stat().st_size // 2)
+        byte = opened.read(1)
+        opened.seek(-1, 1)
+        opened.write(bytes([byte[0] ^ 0xFF]))
+    result = CliRunner().invoke(app, ["verify", str(bundle_copy), "--only", "files", "--only", "template"])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    told = " ".join(result.stdout.split())
+    assert "files_wrong" in told and f"{path.name} has another sha256" in told
+
+
 # What runs, and what it says
 
 

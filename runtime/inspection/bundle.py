@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime import manifest
-from runtime.errors import MissingPackage
+from runtime.errors import MissingPackage, UserError
 from runtime.inspection import coreml, executorch, onnx
 from runtime.inspection.description import Artifact, Bundle, Description, Graph, Kind, Verdict, Weights, tally
 from runtime.manifest import CacheMemory, Manifest, Program, Table, Verification, read_manifest
@@ -108,6 +108,8 @@ def _artifact(bundle: Path, found: Manifest, format_: str, files: dict[str, int]
 def _recorded(folder: Path, found: Manifest, format_: str) -> Description:
     programs = found.artifacts[format_].programs.items()
     graphs = [_graph(role, program) for role, program in programs]
+    if format_ not in KINDS:
+        raise UserError(f"{folder}: no artifact of a format {format_!r} is known here: update gemma4-edge")
     return Description(path=str(folder), kind=KINDS[format_], size=0, files={}, graphs=graphs)
 
 

@@ -1,6 +1,5 @@
 """Folders of safetensors, by their headers alone; of compressed-tensors' packed weights the true bits."""
 
-import json
 import re
 from collections.abc import Iterator
 from math import prod
@@ -15,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from runtime.errors import UserError
 from runtime.inspection.description import Description, Fact, Part, Weights, tally
 from runtime.manifest import RECORD, Recipe, Source
+from runtime.tensors import shards
+from runtime.untrusted import read_object
 
+AGAIN = "download or quantize the checkpoint again"
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -56,21 +58,13 @@ def describe(path: Path) -> Description:
 
 def _paths(folder: Path) -> list[Path]:
     """All that lie there and all that the index names."""
-    named = set(_read_json(folder / INDEX).get("weight_map", {}).values())
-    return sorted({folder / name for name in named} | set(folder.glob(f"*{SUFFIX}")))
+    named = shards(folder / INDEX, AGAIN) if (folder / INDEX).exists() else {}
+    return sorted({folder / name for name in named.values()} | set(folder.glob(f"*{SUFFIX}")))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): download or quantize the checkpoint again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object: download or quantize the checkpoint again")
-    return found
+    return read_object(path, AGAIN) if path.exists() else {}
 
 
 def _validated(folder: Path, kind: Any, found: Any) -> Any:

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.inspection.description import Description
 
 SUFFIXES = {".mlpackage": "coreml", ".onnx": "onnx", ".pte": "executorch", ".safetensors": "checkpoint"}
@@ -27,7 +27,13 @@ def inspect(path: Path) -> Description:
     if kind is None:
         raise UserError(f"{path} is nothing that can be inspected: name a bundle, a folder of safetensors, or a file "
                         f"that ends in {', '.join(SUFFIXES)}")  # fmt: skip
-    return import_module(f"runtime.inspection.{kind}").describe(path)  # some import engines, which takes seconds
+    describe = import_module(f"runtime.inspection.{kind}").describe  # some import engines, which takes seconds
+    try:
+        return describe(path)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever the offsets, sizes and names in a damaged file lead to
+        raise UserError(f"{path} is damaged ({first_line(error)}): export or download it again") from error
 
 
 def _kind(path: Path) -> str | None:

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 from runtime.errors import UserError
 from runtime.inspection.description import Description, Graph, Part, Weights, tally
 from runtime.manifest import Port
-from runtime.readback import initializers, load_graph
+from runtime.readback import AGAIN, initializers, load_graph
+from runtime.untrusted import require_inside
 
 PACKED = {"MatMulNBits": (1, 2), "GatherBlockQuantized": (0, 2), "DequantizeLinear": (0, 1)}  # inputs: codes, scales
 NARROW = {"uint4": 4, "int4": 4, "uint2": 2, "int2": 2, "float4_e2m1fn": 4}  # bits, where NumPy has a byte for each
@@ -47,9 +48,9 @@ def _files(folder: Path, graphs: Mapping[Path, onnx.GraphProto]) -> dict[str, in
     Raises:
         UserError: one of these is missing.
     """
-    named = {place["location"] for graph in graphs.values() for tensor in initializers(graph)
+    named = {place.get("location", "") for graph in graphs.values() for tensor in initializers(graph)
              if (place := _place(tensor))}  # fmt: skip
-    for missing in sorted(name for name in named if not (folder / name).is_file()):
+    for missing in sorted(name for name in named if not require_inside(folder, name, AGAIN).is_file()):
         raise UserError(f"{folder / missing} is missing, which {next(iter(graphs)).name} keeps its weights in")
     names = [*(path.name for path in graphs), *sorted(named)]
     return {name: (folder / name).stat().st_size for name in names}

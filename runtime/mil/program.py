@@ -1,6 +1,5 @@
 """The program of a Core ML package as plain records, so that nothing else has to know its protobuf messages."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.coreml_tools import coremltools
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.mil.blobs import values
+from runtime.untrusted import read_object, require_file, require_inside
 
+AGAIN = "this is no Core ML package; name an .mlpackage of a bundle, or export it again"
+LARGEST = 1 << 30  # bytes of a program without its weights; the largest package may have so many in all
 READ, WRITE = "read_state", "write_state"
 MODEL_PATH = "@model_path"  # stands for the model's folder in names of blob files
 OTHER_NAMES = {"bool": "bool", "string": "string", "float8e4m3fn": "float8_e4m3fn", "float8e5m2": "float8_e5m2"}
@@ -172,8 +174,8 @@ class Program:
     def _value(self, message: Any) -> Any:
         type_ = type_of(message.type)
         if message.WhichOneof("value") == "blobFileValue":
-            path = message.blobFileValue.fileName.replace(MODEL_PATH, str(self.folder))
-            return Stored(Path(path), message.blobFileValue.offset, type_)
+            name = message.blobFileValue.fileName.removeprefix(f"{MODEL_PATH}/")
+            return Stored(require_inside(self.folder, name, AGAIN), message.blobFileValue.offset, type_)
         return Immediate(_immediate(message.immediateValue.tensor, type_))
 
 
@@ -220,11 +222,16 @@ def read_program(path: Path) -> Program:
     from coremltools.proto import Model_pb2
 
     try:
-        manifest = json.loads((path / "Manifest.json").read_bytes())
-        model = path / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        manifest = read_object(path / "Manifest.json", AGAIN)
+        model = require_inside(
+            path / "Data", manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"], AGAIN
+        )
+        require_file(model, AGAIN, LARGEST)
         spec = Model_pb2.Model.FromString(model.read_bytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no Core ML package ({error}): name an .mlpackage of a bundle") from None
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): {AGAIN}") from None
     except Exception as error:  # protobuf's own, which has no public name
         raise UserError(f"{path}: its model does not parse ({error}): export the bundle again") from None
     if spec.WhichOneof("Type") != "mlProgram":

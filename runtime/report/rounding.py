@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import UserError
 from runtime.manifest import QUANTIZED, RECORD, Manifest, TensorDigest
+from runtime.untrusted import read_object
 
 LAYER = re.compile(r"language_model\.layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
 ORDER = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"  # others after them
@@ -86,8 +87,9 @@ def read_rounding(name: str, manifest: Manifest, quantized: Path | None) -> Roun
 def _read(path: Path, manifest: Manifest) -> Record:
     if not path.is_file():
         raise UserError(f"there is no {path}: name the quantized checkpoint with --quantized")
+    found = read_object(path, "quantize again")
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        record = Record.model_validate(found)
     except ValidationError as error:
         raise UserError(f"{path} is no record of a quantization ({error.errors()[0]['msg']}): quantize again") from None
     if record.tensors != manifest.tensors:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.onnx import AGAIN, read_config
 from runtime.sessions.soft_tokens import frames_as_images
+from runtime.untrusted import read_object
 
 og.disable_telemetry_events()
 
@@ -36,10 +38,7 @@ class GenaiSession:
         Raises:
             UserError: the folder holds no model.
         """
-        config = folder / "genai_config.json"
-        if not config.is_file():
-            raise UserError(f"{config} is missing: name the ONNX folder of a bundle")
-        settings = json.loads(config.read_text())
+        settings = read_config(folder)
         self.context: int = settings["search"]["max_length"]
         self._image, self._video = map(settings["model"].get, ("image_token_id", "video_token_id"))
         self._model = og.Model(_engine_config(folder, threads))
@@ -155,4 +154,4 @@ def _count(valid: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def _suppressed_tokens(folder: Path) -> list[int]:
     path = folder / "generation_config.json"
-    return json.loads(path.read_text()).get("suppress_tokens") or [] if path.is_file() else []
+    return read_object(path, AGAIN).get("suppress_tokens") or [] if path.exists() else []

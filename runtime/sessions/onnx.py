@@ -1,6 +1,5 @@
 """Plain onnxruntime on a folder of ONNX graphs."""
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,10 @@ from onnxruntime import InferenceSession, OrtValue, SessionOptions
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.soft_tokens import frames_as_images
+from runtime.untrusted import read_object, require_inside
 
+AGAIN = "name the ONNX folder of a bundle, or export it again"
+CONFIG = "genai_config.json"
 EXACT = 1  # accuracy level of MatMulNBits: fp32 activations
 LONGEST_STEP = 512  # positions of a prefill that run at once, unless an image is longer
 TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
@@ -33,7 +35,7 @@ class OnnxSession:
             UserError: the folder holds no model.
         """
         self.folder = folder
-        self._config = _read_config(folder)
+        self._config = read_config(folder)
         self._options = _options(threads)
         self._decoder = self._open_exact(_options(threads)) if exact else self._open("decoder")
         self._embedding = self._open("embedding", _options(1))  # a look-up: idle threads of its own would only spin
@@ -125,7 +127,7 @@ class OnnxSession:
         if part not in self._config["model"]:
             raise UserError(f"{self.folder} has no {part} model: leave such media out of the prompt")
         path = self.folder / self._config["model"][part]["filename"]
-        return InferenceSession(path, options or self._options, providers=["CPUExecutionProvider"])
+        return InferenceSession(path, options or self._options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
     def _open_exact(self, options: SessionOptions) -> InferenceSession:
         """The decoder with one attribute of its linears changed in memory."""
@@ -156,11 +158,24 @@ def _steps(vision: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     yield start, len(vision)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "genai_config.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: name the ONNX folder of a bundle")
-    return json.loads(path.read_text())
+def read_config(folder: Path) -> dict[str, Any]:
+    """What onnxruntime-genai reads of a folder.
+
+    Raises:
+        UserError: it is missing or damaged, or names a graph elsewhere.
+    """
+    path = folder / CONFIG
+    found = read_object(path, AGAIN)
+    try:
+        names = [part["filename"] for part in found["model"].values() if isinstance(part, dict) and "filename" in part]
+        context = found["search"]["max_length"]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} describes no model: {AGAIN}") from None
+    for name in names:
+        require_inside(folder, str(name), AGAIN)
+    if not isinstance(context, int) or context <= 0:
+        raise UserError(f"{path}: max_length is {context!r}, no number of positions: {AGAIN}")
+    return found
 
 
 def _options(threads: int | None) -> SessionOptions:
