@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
+from runtime.untrusted import require_file
 
+USE_VIDEO = "use MP4 or WebM"
 Image = NDArray[np.uint8]  # [height, width, 3]
 Choose = Callable[[Any], Any]  # of transformers' VideoMetadata to int [frames]
 
@@ -49,6 +51,7 @@ def read_video(path: Path, choose: Choose, resize: Callable[[Image], Image] = la
     """
     import av
 
+    require_file(path, USE_VIDEO)
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -57,8 +60,8 @@ def read_video(path: Path, choose: Choose, resize: Callable[[Image], Image] = la
             metadata.frames_indices = np.asarray(choose(metadata))
             wanted = [index.times[i] for i in metadata.frames_indices]
             frames = [resize(_upright(frame)) for frame in _decode(container, stream, index, wanted)]
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise UserError(f"{path}: not a readable video ({error}); use MP4 or WebM") from None
+    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable video ({first_line(error)}); {USE_VIDEO}") from None
     if len(frames) < len(wanted):
         raise UserError(f"{path}: the video breaks off: its frame {len(frames)} of {len(wanted)} does not decode")
     return Video(np.stack(frames), metadata)

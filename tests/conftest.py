@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.models import EMBEDDED
+from tests.fuzz.targets import manifest_facts
+from tests.refusals import HELD, write
 
 NAME = "tiny-int4"
 
@@ -86,3 +88,19 @@ def once(thing: Path, make: Callable[[], None]) -> None:
 def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
     """To be changed."""
     return shutil.copytree(bundle, tmp_path / NAME)
+
+
+@pytest.fixture
+def thin_bundle(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """With a manifest and what prompts need, and no artifact: what is refused here is refused before one is opened."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for name in HELD:
+        shutil.copyfile(tiny_checkpoint / name, folder / name)
+    write(folder, manifest_facts())
+    return folder
+
+
+@pytest.fixture
+def checkpoint_copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")

@@ -3,9 +3,11 @@
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from runtime.__main__ import app
@@ -13,6 +15,10 @@ from runtime.chat import Settings, interruptible, open_conversation
 from runtime.conversation import Conversation, Turn
 from runtime.errors import UserError
 from runtime.prompt import user
+from runtime.sessions.onnx import OnnxSession
+from runtime.sessions.reference import ReferenceSession
+from tests.random_models import relative_rms
+from tests.videos import write_video
 
 ENGINES = ["onnx", "genai"]
 
@@ -21,9 +27,11 @@ def conversation(bundle: Path, engine: str = "onnx", **settings: object) -> Conv
     return open_conversation(bundle, Settings(engine=engine, greedy=True, **settings))  # type: ignore[arg-type]
 
 
-def say(to: Conversation, text: str, limit: int = 12, images: tuple[str, ...] = ()) -> Turn:
+def say(
+    to: Conversation, text: str, limit: int = 12, images: tuple[str, ...] = (), videos: tuple[str, ...] = ()
+) -> Turn:
     turn = Turn()
-    pieces = list(to.say(user(text, images=images), turn, limit))
+    pieces = list(to.say(user(text, images=images, videos=videos), turn, limit))
     assert pieces == turn.reply.pieces
     return turn
 
@@ -31,6 +39,11 @@ def say(to: Conversation, text: str, limit: int = 12, images: tuple[str, ...] = 
 @pytest.fixture
 def boot(bundle: Path) -> str:
     return str(bundle / "goldens" / "boot.png")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_video(tmp_path_factory.mktemp("film") / "film.mp4", 12, (96, 64), rate=4))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -60,6 +73,41 @@ def test_an_image_in_a_later_turn(bundle: Path, boot: str) -> None:
         answers.append(say(to, "What is shown?", images=(boot,)))
     assert answers[0].tokens == answers[1].tokens and answers[0].reply.text == "boot"
     assert answers[0].prefilled < answers[1].prefilled
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_video_in_the_first_turn(bundle: Path, engine: str, film: str) -> None:
+    """12 frames of 60 soft tokens; the next turn prefills its own text alone."""
+    kept, fresh = conversation(bundle, engine), conversation(bundle, engine)
+    first = say(kept, "What is shown?", videos=(film,))
+    second = say(kept, "Continue: The sea")
+    fresh.messages += kept.messages[:2]
+    whole = say(fresh, "Continue: The sea")
+    assert second.tokens == whole.tokens and first.prefilled > 700 and second.prefilled < 30
+
+
+def test_a_video_and_an_image_in_a_later_turn(bundle: Path, film: str, boot: str) -> None:
+    answers = []
+    for engine in ENGINES:
+        to = conversation(bundle, engine, frames=3)
+        say(to, "What is shown?", images=(boot,))
+        answers.append(say(to, "What is shown?", images=(boot,), videos=(film,)))
+    assert answers[0].tokens == answers[1].tokens and answers[0].prefilled < answers[1].prefilled - 50
+
+
+def test_a_video_in_the_reference(bundle: Path, quantized_checkpoint: Path, film: str, boot: str) -> None:
+    """The control has its frames in another order."""
+    to = conversation(bundle, frames=5)
+    messages = user("What is shown?", [boot], videos=[film])
+    inputs = to.prompter(messages).inputs
+    assert inputs.pixel_values_videos is not None
+    backwards = replace(inputs, pixel_values_videos=inputs.pixel_values_videos[::-1].copy())
+    reference = ReferenceSession.open(quantized_checkpoint)
+    wanted = torch.from_numpy(reference.prefill(inputs))
+    reference.reset()
+    other = torch.from_numpy(reference.prefill(backwards))
+    found = torch.from_numpy(OnnxSession(bundle / "onnx", exact=True).prefill(inputs))
+    assert relative_rms(found, wanted) < 1e-5 < 1e-3 < relative_rms(found, other)
 
 
 def test_an_answer_that_is_stopped_stays_and_the_next_turn_goes_on(bundle: Path) -> None:
@@ -133,6 +181,13 @@ def test_the_command(bundle: Path, boot: str) -> None:
     assert "error: nothing was said" in result.output and result.output.count("positions prefilled") == 2
 
 
+def test_the_command_with_a_video(bundle: Path, boot: str, film: str) -> None:
+    arguments = ["--greedy", "--image", boot, "--video", film, "--frames", "2", "--image-tokens", "140", "--limit", "3"]
+    result = CliRunner().invoke(app, ["chat", str(bundle), *arguments, "--prompt", "What is shown?"])
+    positions = int(result.output.split(" positions prefilled")[0].split()[-1])
+    assert result.exit_code == 0 and 140 + 2 * 60 - 20 < positions < 140 + 2 * 70 + 40
+
+
 @pytest.mark.parametrize(
     "said, told",
     [
@@ -170,6 +225,7 @@ def test_a_damaged_bundle_is_told(bundle_copy: Path, boot: str, name: str, conte
 @pytest.mark.parametrize(
     "arguments, told",
     [
+        (["--image-tokens", "100"], "no image takes up to 100 soft tokens"),
         (["--engine", "coreml"], "no artifact for engine 'coreml'; there are onnx, genai"),
         (["--engine", "reference"], "--quantized"),
         (["--tools", "missing.json"], "no list of tools"),

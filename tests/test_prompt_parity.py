@@ -41,6 +41,11 @@ def prompter(tiny_checkpoint: Path) -> Prompter:
     return Prompter(tiny_checkpoint)
 
 
+def parts_of(message: Message) -> list[dict[str, str]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 def documented(
     processor: Any, messages: Sequence[Message], image_tokens: int | None = None, frames: int | None = None,
     **options: Any,
@@ -61,7 +66,7 @@ def documented(
             return {"type": "video", "video": video}
         return part
 
-    conversation = [{**message, "content": [loaded(part) for part in message["content"]]} for message in messages]
+    conversation = [{**message, "content": [loaded(part) for part in parts_of(message)]} for message in messages]
     given: dict[str, Any] = {"images_kwargs": {"max_soft_tokens": image_tokens}} if image_tokens else {}
     if metadata:
         given["videos_kwargs"] = {"video_metadata": metadata} | ({"num_frames": frames} if frames else {})
@@ -270,6 +275,18 @@ def test_turns(
         bool(tools),
         bool(system),
     )
+
+
+def test_calls_of_tools_and_their_results(processor: Any, prompter: Prompter, media: dict[str, list[str]]) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    messages = [
+        turn(["image"], media), {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "weather", "content": "It rains."},
+    ]  # fmt: skip
+    found = ours(prompter, messages, tools=TOOLS)
+    require_same(found, documented(processor, messages, tools=TOOLS))
+    text = prompter.decode(found.input_ids.tolist(), special=True)
+    assert "call:weather{" in text and "Oslo" in text and "It rains." in text
 
 
 def test_control_another_order_or_rate_is_seen(
