@@ -235,6 +235,7 @@ class Measure(Record):
     at_least: bool = False  # the bound is the smallest value that passes, not the largest
     passed: bool
     note: str = ""
+    series: list[tuple[int, float]] | None = None  # what it was at each position, where the value sums that up
 
 
 class Verification(Record):

@@ -4,8 +4,10 @@ Exports are taken from the command line to the order of work; the artifacts that
 the other tests export for real. Everything else runs as it stands, in a folder with a bundle where the guide has it.
 """
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,7 +52,7 @@ def workplace(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Looks like the repository after an export; what is written there does not reach the exports of other tests."""
     for name in ("desktop", "android"):
         (tmp_path / "dist" / name).mkdir(parents=True)
-    (tmp_path / "dist/desktop/tiny-int4").symlink_to(exported / "dist/desktop/tiny-int4")
+    shutil.copytree(exported / "dist/desktop/tiny-int4", tmp_path / "dist/desktop/tiny-int4", copy_function=os.link)
     (tmp_path / "build").symlink_to(exported / "build")
     (tmp_path / "export").symlink_to(ROOT / "export")
     monkeypatch.chdir(tmp_path)

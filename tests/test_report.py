@@ -263,7 +263,7 @@ def test_a_verified_bundle(bundle: Path, quantized_checkpoint: Path, tmp_path: P
     assert all(margin_left(gate) in page.text for gate in gates_of(told.verification))
     record = json.loads((quantized_checkpoint / "quantization.json").read_bytes())
     assert all(f"{100 * error['error']:.2f} %" in page.text for error in record["errors"])
-    assert page.elements.count("svg") == 3
+    assert page.elements.count("svg") == 4
 
 
 def test_memory_is_the_manifests() -> None:
@@ -282,6 +282,13 @@ def test_speed_and_memory_as_measured() -> None:
     assert "Tokens per second over positions" in html and "Resident memory of each engine" in html
     assert "1 GB + 2 GB" in page.text and "Energy was not measured" in page.text
     assert "Nothing was measured" in Page(render(NAME, manifest(), "no record")).text
+
+
+def test_divergence_past_the_window() -> None:
+    series = [(5, 1e-5), (127, 2e-5), (129, 0.0), (200, 3e-5)]
+    told = render(NAME, manifest([measure("kl_max", 3e-5, None, "long", series=series)]), "no record")
+    assert "KL divergence over positions" in told and ">window<" in told
+    assert "Not measured" in Page(render(NAME, manifest(), "no record")).text
 
 
 def test_a_bench_of_another_bundle_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from runtime.manifest import Measure
 from runtime.scratch import scratch
 from runtime.sessions.base import Logits, Session
 
+LONG = "long"  # the modality whose probe is longer than a sliding window
 SLACK = 1.1  # by which an engine's KL may exceed that of the same arithmetic in torch: roundings fall otherwise
 
 
@@ -50,13 +51,13 @@ def _run_twin(job: Job, engine: Engine, folder: Path, probes: Sequence[Probe]) -
 
 def _read(session: Session, probes: Sequence[Probe], job: Job, engine: Engine) -> list[Readings]:
     """The engine's logits."""
-    rows = np.array([len(ends(probe, job.media, engine.splits_media)) for probe in probes])
+    read = [ends(probe, job.media, engine.splits_media) for probe in probes]
     logits: NDArray[np.float32] | None = None
     for row, found in enumerate(found for probe in probes for found in _feed(session, probe, job, engine)):
-        logits = scratch(rows.sum(), len(found)) if logits is None else logits
+        logits = scratch(sum(map(len, read)), len(found)) if logits is None else logits
         logits[row] = found
     assert logits is not None
-    return by_modality(probes, logits, rows)
+    return by_modality(probes, logits, read)
 
 
 def _feed(session: Session, probe: Probe, job: Job, engine: Engine) -> Iterator[Logits]:
@@ -96,11 +97,20 @@ def _shipped(job: Job, engine: Engine, want: Readings, got: Readings, in_torch: 
     yield measure("kl_mean", float(kl.mean()), gate, f"{len(kl)} positions, {_torch(engine)} {torch_kl.mean():.1e}")
     if engine.half:
         yield measure("kl_fp16", float(kl.mean() / torch_kl.mean()))
-    yield measure("kl_max", float(kl.max()), note=f"{_torch(engine)} {torch_kl.max():.1e}")
+    largest = measure("kl_max", float(kl.max()), note=f"{_torch(engine)} {torch_kl.max():.1e}")
+    yield largest.model_copy(update={"series": _series(got, kl)}) if got.modality == LONG else largest
     yield measure("rms", metrics.relative_rms(want.logits, got.logits))
     yield measure("largest_difference", metrics.largest_difference(want.logits, got.logits), note="logits")
     yield measure("top_1", metrics.top_1(want.logits, got.logits), *_top_1_gate(job, engine, want, got, in_torch))
     yield measure("flips", *_flips(job, want, got))
+
+
+def _series(got: Readings, kl: NDArray[np.float64]) -> list[tuple[int, float]]:
+    """The largest at each position, in their order."""
+    found: dict[int, float] = {}
+    for position, value in zip(got.positions.tolist(), kl.tolist(), strict=True):
+        found[position] = max(found.get(position, 0.0), float(f"{value:.3g}"))
+    return sorted(found.items())
 
 
 def _torch(engine: Engine) -> str:

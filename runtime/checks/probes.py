@@ -35,10 +35,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Readings:
-    """Logits [n, vocabulary] at some positions of the probes of a modality."""
+    """What an engine says at some positions of the probes of a modality."""
 
     modality: str
-    logits: NDArray[np.float32]
+    positions: NDArray[np.int64]  # [n], of one probe after another
+    logits: NDArray[np.float32]  # [n, vocabulary]
 
 
 def make_probes(job: Job) -> Iterator[Probe]:
@@ -73,14 +74,14 @@ def ends(probe: Probe, media: MediaTokens, splits_media: bool) -> NDArray[np.int
 
 
 def by_modality(
-    probes: Sequence[Probe], logits: NDArray[np.float32], rows: Sequence[int] | NDArray[np.int64]
+    probes: Sequence[Probe], logits: NDArray[np.float32], read: Sequence[NDArray[np.int64]]
 ) -> list[Readings]:
-    """Logits of all probes, which come sorted and have so many rows each."""
+    """Logits of all probes, which come sorted and were read at these positions."""
     found, start = [], 0
-    for modality, group in groupby(zip(probes, rows, strict=True), lambda pair: pair[0].modality):
-        stop = start + sum(count for _, count in group)
-        found.append(Readings(modality, logits[start:stop]))
-        start = stop
+    for modality, group in groupby(zip(probes, read, strict=True), lambda pair: pair[0].modality):
+        positions = np.concatenate([some for _, some in group])
+        found.append(Readings(modality, positions, logits[start : start + len(positions)]))
+        start += len(positions)
     return found
 
 
@@ -124,4 +125,4 @@ class Answers:
         places = [start + np.searchsorted(all_, some)
                   for start, all_, some in zip(starts, self._positions, read, strict=False)]  # fmt: skip
         chosen = np.take(logits, np.concatenate(places), 0, scratch(sum(map(len, read)), logits.shape[1]), "clip")
-        return by_modality(self.probes, chosen, [len(positions) for positions in read])
+        return by_modality(self.probes, chosen, read)

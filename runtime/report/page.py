@@ -12,7 +12,7 @@ from runtime.manifest import Manifest, read_manifest
 from runtime.measures import margin
 from runtime.report import sizes, text
 from runtime.report.files import write_whole
-from runtime.report.plots import plot_cache, plot_resident, plot_rounding, plot_sizes, plot_speed
+from runtime.report.plots import plot_cache, plot_divergence, plot_resident, plot_rounding, plot_sizes, plot_speed
 from runtime.report.rounding import Rounding, read_rounding
 from runtime.report.speed import read_bench
 from runtime.report.verdict import REFERENCES, Verdict, gates_of, judge, split_gates, tables
@@ -62,7 +62,14 @@ def render(name: str, manifest: Manifest, rounding: Rounding | str, bench: Bench
                     text.count, margin, figure, resident):  # fmt: skip
         environment.filters[filter_.__name__] = filter_
     facts = {"name": name, "manifest": manifest, "verdict": judge(manifest)}
-    found = _sizes(manifest) | _rounding(rounding) | _verification(manifest) | _memory(manifest) | _speed(bench)
+    found = (
+        _sizes(manifest)
+        | _rounding(rounding)
+        | _verification(manifest)
+        | _divergence(manifest)
+        | _memory(manifest)
+        | _speed(bench)
+    )
     return environment.get_template(TEMPLATE).render(facts | found)
 
 
@@ -96,6 +103,13 @@ def _verification(manifest: Manifest) -> dict[str, Any]:
         "skipped": verification.skipped,
         "reference": REFERENCES[verification.reference],
     }
+
+
+def _divergence(manifest: Manifest) -> dict[str, Any]:
+    """KL position by position, of engines that were read so."""
+    measures = manifest.verification.measures if manifest.verification else []
+    series = {measure.engine or measure.check: measure.series for measure in measures if measure.series}
+    return {"divergence_plot": plot_divergence(series, manifest.limits.sliding_window) if series else ""}
 
 
 def _memory(manifest: Manifest) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from runtime.report.sizes import GOLDENS, SHARED, Component
 from runtime.units import size
 
 WIDTH = 7.6  # inches
+LEAST = 1e-9  # of a KL that a logarithmic axis shows
 # Colours that nothing else has, and the page's variables that replace them.
 INK, FAINT, MUTED, FIRST, SECOND, THIRD = "#000101", "#000102", "#000103", "#000104", "#000105", "#000106"
 VARIABLES = {INK: "ink", FAINT: "line", MUTED: "muted", FIRST: "first", SECOND: "second", THIRD: "third"}
@@ -104,6 +105,25 @@ def plot_cache(caches: Mapping[str, CacheMemory], context: int) -> Markup:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
 
     return _inline(draw, 2.6, "Memory of keys and values over positions")
+
+
+def plot_divergence(series: Mapping[str, Sequence[tuple[int, float]]], window: int) -> Markup:
+    """KL over positions, a line for each engine; past the mark sliding layers no longer see all that came before."""
+
+    def draw(axes: Axes) -> None:
+        for (name, points), colour, dash in zip(series.items(), cycle(SERIES), cycle(DASHES), strict=False):
+            positions, values = zip(*points, strict=True)
+            axes.plot(positions, [max(value, LEAST) for value in values], dash, color=colour, label=name, linewidth=1)
+        axes.axvline(window, color=MUTED, linewidth=1)
+        axes.annotate("window", (window, 1), (4, -4), ("data", "axes fraction"), "offset points", va="top", color=MUTED)
+        axes.set_xlabel("position")
+        axes.set_ylabel("KL, nats")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+
+    return _inline(draw, 2.6, "KL divergence over positions")
 
 
 def plot_speed(engines: Sequence[EngineSpeed]) -> Markup:
