@@ -15,7 +15,7 @@ from tests.test_onnx import TINY
 
 SHORT, LONG = 1024, 262144
 STEP = 8  # keeps the scores of a step small
-TOLERANCE = 256  # bytes, for numbers of more digits
+TOLERANCE = 4096  # bytes, for longer numbers in names that converters count up; not even a bit for each position
 
 
 def write(format_: str, folder: Path, context: int) -> Path:

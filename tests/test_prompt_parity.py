@@ -277,18 +277,6 @@ def test_turns(
     )
 
 
-def test_calls_of_tools_and_their_results(processor: Any, prompter: Prompter, media: dict[str, list[str]]) -> None:
-    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
-    messages = [
-        turn(["image"], media), {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "name": "weather", "content": "It rains."},
-    ]  # fmt: skip
-    found = ours(prompter, messages, tools=TOOLS)
-    require_same(found, documented(processor, messages, tools=TOOLS))
-    text = prompter.decode(found.input_ids.tolist(), special=True)
-    assert "call:weather{" in text and "Oslo" in text and "It rains." in text
-
-
 def test_control_another_order_or_rate_is_seen(
     processor: Any, prompter: Prompter, media: dict[str, list[str]], tmp_path: Path
 ) -> None:

@@ -80,6 +80,6 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     soundfile.write(tmp_path / "sound.wav", np.zeros(100, np.float32), 16_000)
-    for name in ("text.mp4", "sound.wav", "absent.mp4"):
-        with pytest.raises(UserError, match=rf"{name}: not a readable video"):
-            read(tmp_path / name, [0])
+    for told in ("text.mp4: not a readable video", "sound.wav: not a readable video", "absent.mp4 is missing"):
+        with pytest.raises(UserError, match=told):
+            read(tmp_path / told.split(":")[0].split()[0], [0])
