@@ -97,5 +97,6 @@ def _read_packed(source: Source, module: str) -> Packed:
     codes = source.rows(f"{module}.weight_packed").view(torch.uint8).numpy()
     scales = source.rows(f"{module}.weight_scale").float().numpy()
     groups = scales.shape[1]
-    scheme = Scheme(codes.shape[1] * 8 // columns, None if groups == 1 else columns // groups)
+    bits = codes.shape[1] * 8 // columns
+    scheme = Scheme(bits, None if bits == 8 and groups == 1 else columns // groups)  # int8 goes by rows
     return Packed(scheme, codes, scales)

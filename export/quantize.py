@@ -6,20 +6,26 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
+from export.calibration.corpus import open_corpus
+from export.calibration.rounding import rounding_of
+from export.calibration.streamed import calibrate
 from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
+from export.config import read_model
 from export.folders import locked, put_in_place, require_space, write_atomically
+from export.pool import worker_pool
 from export.progress import Advance, progress
 from export.recipes import Recipe
 from export.schemes import Scheme
 from export.shards import ShardWriter
 from export.sources import INDEX, Source, Stored
-from export.streaming import Job, TensorResult, stream_tensor, worker_pool
+from export.streaming import Job, TensorResult, stream_tensor
 from runtime import manifest
 from runtime.errors import UserError
 from runtime.manifest import RECORD
@@ -27,25 +33,39 @@ from runtime.manifest import RECORD
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
 VERSION = 1  # of the algorithm; work begun by another one is not resumed
 PLAN = ".plan.json"
+CALIBRATED = ".calibrated"  # folder of what was found on the calibration data
 WEIGHT_FILES = re.compile(r"\.(safetensors|bin|gguf|pt|pth|h5|msgpack)$|\.index\.json$|^\.")
 RESULTS = TypeAdapter(list[TensorResult])
 Shard = list[Job]
 
 
-def quantize(source: Source, recipe: Recipe, name: str, folder: Path) -> QuantizationRecord:
-    """Writes the quantized checkpoint `folder`, unless it is there already; `name` is the model's, for people.
+def quantize(
+    source: Source, recipe: Recipe, name: str, folder: Path, calibration: Path | None = None
+) -> QuantizationRecord:
+    """Writes the quantized checkpoint `folder`, unless it is there already.
+
+    Args:
+        name: the model's, for people.
+        calibration: folder of what the model reads where the recipe calibrates; None: the default set.
 
     Raises:
         UserError: a weight holds NaN or infinity or is too narrow for the recipe, the disk is too small, or the folder
             cannot be written or is being written by another run.
     """
+    corpus = open_corpus(calibration) if recipe.method != "plain" and not source.is_quantized else None
     plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
+    if corpus:
+        plan["calibration"] = corpus.fingerprint
     if (record := read_record(folder)) and record.plan == plan:
         return record
     shards = list(_shards(source, recipe))
     with locked(folder) as partial:
         _start_or_resume(partial, plan)
         require_space(folder, _bytes_of(shards), "the quantized checkpoint")
+        if corpus:
+            sequences = corpus.sequences(read_model(source.config), source.folder)
+            calibrate(source, recipe, sequences, partial / CALIBRATED)
+            shards = [[_calibrated(job, recipe, partial / CALIBRATED) for job in shard] for shard in shards]
         results = _write_shards(source, shards, partial)
         record = _record(source, recipe, name, plan, results)
         _finish(source, shards, record, partial)
@@ -72,6 +92,11 @@ def _scheme_of(stored: Stored, source: Source, recipe: Recipe) -> Scheme | None:
         raise UserError(f"{stored.name} is {list(stored.shape)}: recipe {recipe.name} wants rows of a multiple of "
                         f"{scheme.group or 32}; export with RECIPE=float")  # fmt: skip
     return scheme
+
+
+def _calibrated(job: Job, recipe: Recipe, folder: Path) -> Job:
+    """Rounds as calibration found best."""
+    return replace(job, rounding=rounding_of(job.stored.name, job.scheme, recipe, folder)) if job.scheme else job
 
 
 def _start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
@@ -197,6 +222,7 @@ def _finish(source: Source, shards: list[Shard], record: QuantizationRecord, par
     write_atomically(partial / RECORD, record.model_dump_json(indent=1))
     for path in (partial / PLAN, *partial.glob(".shard-*.json")):
         path.unlink()
+    shutil.rmtree(partial / CALIBRATED, ignore_errors=True)
 
 
 def _config_text(source: Source, shards: list[Shard]) -> str:

@@ -2,20 +2,17 @@
 
 import hashlib
 import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from export.pool import in_order
 from export.progress import Advance
 from export.recipes import EMBEDDING
-from export.schemes import Quantized, Scheme, dequantize, quantize_rows
+from export.schemes import Quantized, Rounding, Scheme, dequantize, round_plainly
 from export.shards import Entry, bytes_of
 from export.sources import Source, Stored
 from runtime.errors import UserError
@@ -23,7 +20,6 @@ from runtime.manifest import Record, TensorDigest
 
 BLOCK = 2**18  # weights in one block: a few copies of it stay in a core's cache
 Write = Callable[[str, Tensor], None]  # appends rows to the tensor of this key
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,7 @@ class Job:
 
     stored: Stored
     scheme: Scheme | None
+    rounding: Rounding = round_plainly
 
     @property
     def is_embedding(self) -> bool:
@@ -71,18 +68,6 @@ class TensorResult(Record):
     energy: float
 
 
-@contextmanager
-def worker_pool() -> Iterator[Executor]:
-    """A thread per core, and one core per thread: torch's own threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
-
-
 def stream_tensor(source: Source, job: Job, write: Write, pool: Executor, advance: Advance) -> TensorResult:
     """Reads, quantizes where a scheme says so, hashes and writes one tensor.
 
@@ -92,7 +77,7 @@ def stream_tensor(source: Source, job: Job, write: Write, pool: Executor, advanc
     hasher = _Hasher(job)
     if job.scheme:
         write(job.key("shape"), torch.tensor(job.stored.shape))
-    for rows, quantized in _in_order(pool, _blocks(source, job)):
+    for rows, quantized in in_order(pool, _blocks(source, job)):
         for key, piece in hasher.add(rows, quantized):
             write(key, piece)
         advance(rows.nbytes)
@@ -110,22 +95,11 @@ def _blocks(source: Source, job: Job) -> Iterator[Callable[[], tuple[Tensor, Qua
 
 def _read_block(source: Source, job: Job, start: int, stop: int) -> tuple[Tensor, Quantized | None]:
     rows = source.rows(job.stored.name, start, stop)
-    quantized = quantize_rows(rows.float(), job.scheme) if job.scheme else None
+    quantized = job.rounding(rows.float(), start, job.scheme) if job.scheme else None
     if not (math.isfinite(quantized.error) if quantized else torch.isfinite(rows).all()):
         raise UserError(f"{source.folder}: {job.stored.name} holds NaN or infinity (rows {start} to {stop}): "
                         "the checkpoint is damaged, download it again")  # fmt: skip
     return rows, quantized
-
-
-def _in_order(pool: Executor, work: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Results in the order of the work; only a few blocks are on their way at any time."""
-    underway: deque[Future[Result]] = deque()
-    for call in work:
-        underway.append(pool.submit(call))
-        if len(underway) > 2 * (os.cpu_count() or 1):
-            yield underway.popleft().result()
-    while underway:
-        yield underway.popleft().result()
 
 
 class _Hasher:
