@@ -44,6 +44,9 @@ class QuantizationRecord(manifest.Record):
     errors: list[TensorError]
     error: float  # over all quantized weights
     plain_error: float
+    grid: dict[
+        str, int
+    ]  # groups that the source had on a grid, by grid.Fit: whether they are kept; empty if it had none
 
     @property
     def identity(self) -> str:

@@ -14,12 +14,15 @@ from export.checkpoint import QuantizationRecord
 from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
 from export.models import find_model, model_name
+from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
 from export.recipes import find_recipe
-from export.sources import open_source
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
 from runtime.references import find_kind
+
+KEPT = {"exact": "kept exactly", "bf16": "kept to bf16", "scale": "kept but for the scale's last digits",
+        "unfit": "held by no format, rounded", "none": "on no grid, rounded"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Summary(Record):
     bits_per_weight: float
     rounding_error: float  # rms of the difference over rms of the quantized weights
     plain_rounding_error: float  # the same with plain absmax scales
+    grid: dict[str, int]  # groups of weights that were on a grid already, by whether they are kept: see grid.Fit
     minimum_memory: int  # bytes
     gates_held: int
     skipped: dict[str, str]
@@ -64,7 +68,7 @@ def export(request: Request) -> Summary:
     require_supported(recipe, formats)
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
-    source = open_source(find_model(request.model))
+    source = open_checkpoint(find_model(request.model))
     require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
@@ -98,6 +102,7 @@ def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, sec
         bits_per_weight=record.recipe.bits_per_weight,
         rounding_error=record.error,
         plain_rounding_error=record.plain_error,
+        grid=record.grid,
         minimum_memory=manifest.limits.minimum_memory,
         gates_held=sum(measure.bound is not None for measure in verification.measures),
         skipped=verification.skipped,
@@ -113,6 +118,9 @@ def show(summary: Summary) -> None:
     console.print(f"  {size:.1f} MB, {summary.bits_per_weight:.2f} bits per weight, needs {memory:.0f} MB of memory")
     error, plain = summary.rounding_error, summary.plain_rounding_error
     console.print(f"  rounding error {error:.2%} of the weights' rms; plain absmax scales: {plain:.2%}")
+    if total := sum(summary.grid.values()):
+        shares = ", ".join(f"{KEPT[fit]} {count / total:.2%}" for fit, count in summary.grid.items() if count)
+        console.print(f"  of the groups on the source's grid: {shares}")
     for name, reason in summary.skipped.items():
         console.print(f"  [yellow]skipped[/] {name}: {escape(reason)}")
     console.print(f"  {summary.seconds:.0f} s; to check it again: python -m runtime verify {escape(summary.bundle)}")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,12 @@ from export.calibration.streamed import calibrate
 from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
 from export.config import read_model
 from export.folders import locked, put_in_place, require_space, write_atomically
+from export.grid import Fit, keep_grid, lies_on_grid
+from export.packed import PackedSource
 from export.pool import worker_pool
 from export.progress import Advance, progress
-from export.recipes import Recipe
-from export.schemes import Scheme
+from export.recipes import PROJECTION, Recipe
+from export.schemes import INT4, Rounding, Scheme
 from export.shards import ShardWriter
 from export.sources import INDEX, Source, Stored
 from export.streaming import Job, TensorResult, stream_tensor
@@ -33,6 +35,7 @@ from runtime.manifest import RECORD
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
 VERSION = 1  # of the algorithm; work begun by another one is not resumed
 PLAN = ".plan.json"
+SAMPLED_ROWS = 64
 CALIBRATED = ".calibrated"  # folder of what was found on the calibration data
 WEIGHT_FILES = re.compile(r"\.(safetensors|bin|gguf|pt|pth|h5|msgpack)$|\.index\.json$|^\.")
 RESULTS = TypeAdapter(list[TensorResult])
@@ -52,7 +55,8 @@ def quantize(
         UserError: a weight holds NaN or infinity or is too narrow for the recipe, the disk is too small, or the folder
             cannot be written or is being written by another run.
     """
-    corpus = open_corpus(calibration) if recipe.method != "plain" and not source.is_quantized else None
+    given = _roundings_given(source, recipe)
+    corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
     plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
     if corpus:
         plan["calibration"] = corpus.fingerprint
@@ -66,6 +70,9 @@ def quantize(
             sequences = corpus.sequences(read_model(source.config), source.folder)
             calibrate(source, recipe, sequences, partial / CALIBRATED)
             shards = [[_calibrated(job, recipe, partial / CALIBRATED) for job in shard] for shard in shards]
+        shards = [
+            [replace(job, rounding=given.get(job.stored.name, job.rounding)) for job in shard] for shard in shards
+        ]
         results = _write_shards(source, shards, partial)
         record = _record(source, recipe, name, plan, results)
         _finish(source, shards, record, partial)
@@ -86,12 +93,27 @@ def _shards(source: Source, recipe: Recipe) -> Iterator[Shard]:
 
 
 def _scheme_of(stored: Stored, source: Source, recipe: Recipe) -> Scheme | None:
-    """A source that is quantized already passes through as it is."""
-    scheme = None if source.is_quantized else recipe.scheme_of(stored.name)
+    """A weight that is packed already keeps its scheme."""
+    packed = source.scheme_of(stored.name) if isinstance(source, PackedSource) else None
+    scheme = packed or recipe.scheme_of(stored.name)
     if scheme and (len(stored.shape) != 2 or stored.shape[1] % (scheme.group or 32)):
         raise UserError(f"{stored.name} is {list(stored.shape)}: recipe {recipe.name} wants rows of a multiple of "
                         f"{scheme.group or 32}; export with RECIPE=float")  # fmt: skip
     return scheme
+
+
+def _roundings_given(source: Source, recipe: Recipe) -> dict[str, Rounding]:
+    """By name of weight, where the source decides already: its weights are packed, or were trained for a grid."""
+    if isinstance(source, PackedSource):
+        return {name: source.rounding(name) for name in source.tensors if source.scheme_of(name)}
+    projections = [name for name in source.tensors if PROJECTION.search(name) and recipe.scheme_of(name) == INT4]
+    samples = [source.rows(name, 0, SAMPLED_ROWS) for name in projections[:1] + projections[-1:]]
+    trained = bool(samples) and lies_on_grid(samples)
+    return {name: keep_grid for name in source.tensors if trained and recipe.scheme_of(name)}
+
+
+def _given(job: Job, roundings: Mapping[str, Rounding]) -> Job:
+    return replace(job, rounding=roundings.get(job.stored.name, job.rounding))
 
 
 def _calibrated(job: Job, recipe: Recipe, folder: Path) -> Job:
@@ -170,7 +192,13 @@ def _record(
                             plain_error=_rms(result.plain_error, result.energy)) for result in quantized],
         error=_rms(*_totals(quantized, "error")),
         plain_error=_rms(*_totals(quantized, "plain_error")),
+        grid=_grid([result.fits for result in quantized if result.fits]),
     )  # fmt: skip
+
+
+def _grid(fits: list[list[int]]) -> dict[str, int]:
+    """Groups by how well they are kept, of the tensors whose source decided."""
+    return {fit.name.lower(): sum(counts[fit] for counts in fits) for fit in Fit} if fits else {}
 
 
 def _totals(results: list[TensorResult], error: str) -> tuple[float, float]:

@@ -53,7 +53,7 @@ def _best_scale(
     covering = _largest(group) / highest
     best, least, plain = SMALLEST_SCALE, np.float32(np.inf), np.float32(0)
     for number in range(len(RATIOS)):
-        scale = _representable(covering * RATIOS[number], np.uint32(DIGITS - digits))
+        scale = _representable(covering * RATIOS[number], digits)
         error = _error(group, scale, lowest, highest)
         if number == 0:
             plain = error
@@ -67,11 +67,18 @@ def _best_scale(
 
 
 @compiled
-def _representable(scale: np.float32, dropped: np.uint32) -> np.float32:
-    """The nearest scale without the last bits, halves to even: exact in bf16 (XNNPACK), fp16 (Core ML), fp32 (ONNX)."""
-    bits, one = np.float32(scale).view(np.uint32), np.uint32(1)
+def _representable(scale: np.float32, digits: int) -> np.float32:
+    """The nearest scale of few digits: exact in bf16 (XNNPACK), fp16 (Core ML), fp32 (ONNX)."""
+    return max(nearest(scale, digits), SMALLEST_SCALE)
+
+
+@compiled
+def nearest(value: np.float32, digits: int) -> np.float32:
+    """To so many significant bits, halves to even."""
+    dropped, one = np.uint32(DIGITS - digits), np.uint32(1)
+    bits = np.float32(value).view(np.uint32)
     rounded = bits + ((one << (dropped - one)) - one) + ((bits >> dropped) & one)
-    return max(np.uint32(rounded >> dropped << dropped).view(np.float32), SMALLEST_SCALE)
+    return np.uint32(rounded >> dropped << dropped).view(np.float32)
 
 
 @compiled

@@ -5,7 +5,7 @@ the even column of an int4 pair in the low nibble. XNNPACK's blockwise int4 and 
 same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,7 @@ class Quantized:
     error: float  # sum of squared differences from the source
     plain_error: float  # the same, had each scale just covered its group
     energy: float  # sum of squares of the source
+    fits: Sequence[int] = ()  # groups by how well they keep a grid that the source is on, see grid.Fit
 
 
 Rounding = Callable[[Tensor, int, Scheme], Quantized]  # of fp32 rows [n, columns], the first of which has that number

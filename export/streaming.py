@@ -5,10 +5,12 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from export.grid import keep_grid
 from export.pool import in_order
 from export.progress import Advance
 from export.recipes import EMBEDDING
@@ -35,16 +37,22 @@ class Job:
         """Whether its codes are kept apart, because the standard part must hold it dense."""
         return self.scheme is not None and bool(EMBEDDING.search(self.stored.name))
 
+    @property
+    def dense_dtype(self) -> torch.dtype:
+        """That holds an embedding's codes times scales exactly; scales of a grid have 8 significant bits, codes 3."""
+        assert self.scheme is not None
+        return torch.float16 if self.rounding is keep_grid else self.scheme.exact_dtype
+
     def key(self, part: str) -> str:
         """Of a part of the packed weight."""
-        return f"{self.stored.key.removesuffix('.weight')}.weight_{part}"
+        return f"{self.stored.key.removesuffix('.weight').removesuffix('.weight_packed')}.weight_{part}"
 
     def entries(self) -> list[Entry]:
         """What the standard part of the checkpoint holds of it."""
         if self.scheme is None:
             return [Entry(self.stored.key, self.stored.dtype, self.stored.shape)]
         if self.is_embedding:
-            return [Entry(self.stored.key, self.scheme.exact_dtype, self.stored.shape)]
+            return [Entry(self.stored.key, self.dense_dtype, self.stored.shape)]
         return self.packed_entries()
 
     def packed_entries(self) -> list[Entry]:
@@ -66,6 +74,7 @@ class TensorResult(Record):
     error: float
     plain_error: float
     energy: float
+    fits: list[int]  # of schemes.Quantized, added up
 
 
 def stream_tensor(source: Source, job: Job, write: Write, pool: Executor, advance: Advance) -> TensorResult:
@@ -109,6 +118,7 @@ class _Hasher:
         self.job = job
         self.source, self.codes, self.scales = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self.sums = [0.0, 0.0, 0.0]
+        self.fits: list[int] = []
 
     def add(self, rows: Tensor, quantized: Quantized | None) -> Iterator[tuple[str, Tensor]]:
         """Takes note of a block; yields what is to be written, by key."""
@@ -120,11 +130,12 @@ class _Hasher:
         self.scales.update(bytes_of(quantized.scales))
         errors = quantized.error, quantized.plain_error, quantized.energy
         self.sums = [total + error for total, error in zip(self.sums, errors, strict=True)]
+        self.fits = [sum(pair) for pair in zip_longest(self.fits, quantized.fits, fillvalue=0)]
         yield self.job.key("packed"), quantized.packed
         yield self.job.key("scale"), quantized.scales
         if self.job.is_embedding and self.job.scheme:
             dense = dequantize(quantized.packed, quantized.scales, self.job.scheme)
-            yield self.job.stored.key, dense.to(self.job.scheme.exact_dtype)
+            yield self.job.stored.key, dense.to(self.job.dense_dtype)
 
     def result(self) -> TensorResult:
         stored, scheme = self.job.stored, self.job.scheme
@@ -138,4 +149,4 @@ class _Hasher:
         )
         error, plain_error, energy = self.sums
         return TensorResult(digest=digest, source_sha256=self.source.hexdigest(), error=error,
-                            plain_error=plain_error, energy=energy)  # fmt: skip
+                            plain_error=plain_error, energy=energy, fits=self.fits)  # fmt: skip
