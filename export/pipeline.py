@@ -15,7 +15,7 @@ from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
 from export.models import find_model, model_name
 from export.quantize import quantize, quantized_bytes
-from export.recipes import find_recipe
+from export.recipes import TARGETS, find_recipe
 from export.sources import open_source
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
@@ -28,7 +28,7 @@ class Request:
 
     target: str
     model: str  # an embedded model's name, a folder, or an id on the hub
-    recipe: str
+    recipe: str  # empty: the target's
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
     data_file: bool  # ExecuTorch's weights in a file beside the program
@@ -37,6 +37,7 @@ class Request:
     gates: Sequence[str]  # name=value
     reference: str = "whole"  # or none, or streamed
     out: Path | None = None  # ... unless this says where
+    calibration: Path | None = None  # folder of what recipes calibrate on; None: the default set
 
 
 class Summary(Record):
@@ -60,7 +61,10 @@ def export(request: Request) -> Summary:
         UserError: something in the request does not exist, or see the modules that do the work.
     """
     begun = time.monotonic()
-    formats, recipe = choose_formats(request.target, request.formats), find_recipe(request.recipe)
+    formats, recipe = (
+        choose_formats(request.target, request.formats),
+        find_recipe(request.recipe or TARGETS[request.target].recipe),
+    )
     require_supported(recipe, formats)
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
@@ -69,7 +73,7 @@ def export(request: Request) -> Summary:
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
-    record = quantize(source, recipe, name, quantized)
+    record = quantize(source, recipe, name, quantized, request.calibration)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
                   request.data_file, kind)  # fmt: skip
     with _status() as status:

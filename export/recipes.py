@@ -57,10 +57,11 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Target:
-    """What a bundle for a platform holds, in this order, and what it may hold when asked to."""
+    """What a bundle for a platform holds, in this order, what it may hold when asked to, and how it is quantized."""
 
     formats: tuple[str, ...]
     on_request: tuple[str, ...] = ()
+    recipe: str = "int4"  # unless another is asked for; the Makefile repeats it
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -68,7 +69,7 @@ class Target:
 
 
 TARGETS = {
-    "android": Target(("onnx", "executorch")),
+    "android": Target(("onnx", "executorch"), recipe="int4-gptq"),
     "desktop": Target(("onnx",), on_request=("executorch",)),
     "ios": Target(("coreml",), on_request=("executorch", "coreai")),
 }
