@@ -20,6 +20,9 @@ def export_command(
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of text, images and clips for recipes that calibrate [a small set].")
     ] = None,
+    budget: Annotated[
+        str, typer.Option(help="Of recipe auto: 4.5bits (per quantized weight) or 6.2GB [4.5bits].")
+    ] = "",
     formats: Annotated[str, typer.Option(help="Some of the target's formats, separated by commas.")] = "",
     context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 8192,
     data_file: Annotated[bool, typer.Option(help="Put ExecuTorch's weights into a .ptd beside the .pte.")] = False,
@@ -41,7 +44,7 @@ def export_command(
     wanted = [name for name in formats.replace(",", " ").split() if name]
     with bad_input_told():
         request = Request(target, model, recipe, wanted, context, data_file, build, dist, gate or [], reference, out,
-                          calibration)  # fmt: skip
+                          calibration, budget)  # fmt: skip
         summary = export(request)
     if json:
         typer.echo(summary.model_dump_json())

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from export.calibration.sensitivity import Sensitivity
 from export.schemes import Scheme
 from export.sources import Source, open_source, read_header
 from export.weights import Packed
@@ -44,6 +45,7 @@ class QuantizationRecord(manifest.Record):
     errors: list[TensorError]
     error: float  # over all quantized weights
     plain_error: float
+    sensitivity: list[Sensitivity] = Field(default_factory=list)  # measured for recipes that have a budget
 
     @property
     def identity(self) -> str:

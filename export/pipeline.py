@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from export.bundle import Order, Status, make_bundle
+from export.calibration.budget import read_budget
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
@@ -38,6 +39,7 @@ class Request:
     reference: str = "whole"  # or none, or streamed
     out: Path | None = None  # ... unless this says where
     calibration: Path | None = None  # folder of what recipes calibrate on; None: the default set
+    budget: str = ""  # as `read_budget` takes it; empty: the default
 
 
 class Summary(Record):
@@ -66,6 +68,7 @@ def export(request: Request) -> Summary:
         find_recipe(request.recipe or TARGETS[request.target].recipe),
     )
     require_supported(recipe, formats)
+    budget = read_budget(request.budget) if request.budget else None
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
     source = open_source(find_model(request.model))
@@ -73,7 +76,7 @@ def export(request: Request) -> Summary:
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
-    record = quantize(source, recipe, name, quantized, request.calibration)
+    record = quantize(source, recipe, name, quantized, request.calibration, budget)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
                   request.data_file, kind)  # fmt: skip
     with _status() as status:

@@ -6,18 +6,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
+from export.calibration.budget import DEFAULT_BUDGET, Budget
 from export.calibration.corpus import open_corpus
+from export.calibration.prepare import Prepared, prepare
 from export.calibration.rounding import rounding_of
-from export.calibration.streamed import calibrate
 from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
-from export.config import read_model
 from export.folders import locked, put_in_place, require_space, write_atomically
 from export.pool import worker_pool
 from export.progress import Advance, progress
@@ -40,13 +40,15 @@ Shard = list[Job]
 
 
 def quantize(
-    source: Source, recipe: Recipe, name: str, folder: Path, calibration: Path | None = None
-) -> QuantizationRecord:
+    source: Source, recipe: Recipe, name: str, folder: Path, calibration: Path | None = None,
+    budget: Budget | None = None,
+) -> QuantizationRecord:  # fmt: skip
     """Writes the quantized checkpoint `folder`, unless it is there already.
 
     Args:
         name: the model's, for people.
         calibration: folder of what the model reads where the recipe calibrates; None: the default set.
+        budget: of a recipe that chooses schemes; None: DEFAULT_BUDGET.
 
     Raises:
         UserError: a weight holds NaN or infinity or is too narrow for the recipe, the disk is too small, or the folder
@@ -56,18 +58,19 @@ def quantize(
     plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
     if corpus:
         plan["calibration"] = corpus.fingerprint
+    if budget := _budget(recipe, budget):
+        plan["budget"] = asdict(budget)
     if (record := read_record(folder)) and record.plan == plan:
         return record
-    shards = list(_shards(source, recipe))
     with locked(folder) as partial:
         _start_or_resume(partial, plan)
-        require_space(folder, _bytes_of(shards), "the quantized checkpoint")
+        require_space(folder, quantized_bytes(source, recipe), "the quantized checkpoint")
+        prepared = prepare(source, recipe, corpus, budget, partial / CALIBRATED) if corpus else Prepared(recipe, [])
+        shards = list(_shards(source, prepared.recipe))
         if corpus:
-            sequences = corpus.sequences(read_model(source.config), source.folder)
-            calibrate(source, recipe, sequences, partial / CALIBRATED)
-            shards = [[_calibrated(job, recipe, partial / CALIBRATED) for job in shard] for shard in shards]
+            shards = [[_calibrated(job, prepared.recipe, partial / CALIBRATED) for job in shard] for shard in shards]
         results = _write_shards(source, shards, partial)
-        record = _record(source, recipe, name, plan, results)
+        record = _record(source, prepared, name, plan, results)
         _finish(source, shards, record, partial)
         put_in_place(partial, folder)
     return record
@@ -92,6 +95,12 @@ def _scheme_of(stored: Stored, source: Source, recipe: Recipe) -> Scheme | None:
         raise UserError(f"{stored.name} is {list(stored.shape)}: recipe {recipe.name} wants rows of a multiple of "
                         f"{scheme.group or 32}; export with RECIPE=float")  # fmt: skip
     return scheme
+
+
+def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
+    if budget and not recipe.wants_budget:
+        raise UserError(f"recipe {recipe.name} has no budget: leave BUDGET out, or choose RECIPE=auto")
+    return budget or DEFAULT_BUDGET if recipe.wants_budget else None
 
 
 def _calibrated(job: Job, recipe: Recipe, folder: Path) -> Job:
@@ -156,8 +165,9 @@ def _write_shard(source: Source, shard: Shard, path: Path, pool: Any, advance: A
 
 
 def _record(
-    source: Source, recipe: Recipe, name: str, plan: dict[str, Any], results: list[TensorResult]
+    source: Source, prepared: Prepared, name: str, plan: dict[str, Any], results: list[TensorResult]
 ) -> QuantizationRecord:
+    recipe = prepared.recipe
     quantized = [result for result in results if result.energy]
     return QuantizationRecord(
         source=_describe(source, name, results),
@@ -170,6 +180,7 @@ def _record(
                             plain_error=_rms(result.plain_error, result.energy)) for result in quantized],
         error=_rms(*_totals(quantized, "error")),
         plain_error=_rms(*_totals(quantized, "plain_error")),
+        sensitivity=prepared.sensitivity,
     )  # fmt: skip
 
 
