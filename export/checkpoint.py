@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from export.calibration.sensitivity import Sensitivity
 from export.schemes import Scheme
 from export.sources import Source, open_source, read_header
 from export.weights import Packed
@@ -44,9 +45,8 @@ class QuantizationRecord(manifest.Record):
     errors: list[TensorError]
     error: float  # over all quantized weights
     plain_error: float
-    grid: dict[
-        str, int
-    ]  # groups that the source had on a grid, by grid.Fit: whether they are kept; empty if it had none
+    grid: dict[str, int]  # groups by grid.Fit, where the source's weights were on a grid already; else empty
+    sensitivity: list[Sensitivity] = Field(default_factory=list)  # measured for recipes that have a budget
 
     @property
     def identity(self) -> str:

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from export.bundle import Order, Status, make_bundle
+from export.calibration.budget import read_budget
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
 from export.models import find_model, model_name
 from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
-from export.recipes import find_recipe
+from export.recipes import TARGETS, find_recipe
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
 from runtime.references import find_kind
@@ -31,7 +32,7 @@ class Request:
 
     target: str
     model: str  # an embedded model's name, a folder, or an id on the hub
-    recipe: str
+    recipe: str  # empty: the target's
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
     data_file: bool  # ExecuTorch's weights in a file beside the program
@@ -40,6 +41,8 @@ class Request:
     gates: Sequence[str]  # name=value
     reference: str = "whole"  # or none, or streamed
     out: Path | None = None  # ... unless this says where
+    calibration: Path | None = None  # folder of what recipes calibrate on; None: the default set
+    budget: str = ""  # as `read_budget` takes it; empty: the default
 
 
 class Summary(Record):
@@ -64,8 +67,12 @@ def export(request: Request) -> Summary:
         UserError: something in the request does not exist, or see the modules that do the work.
     """
     begun = time.monotonic()
-    formats, recipe = choose_formats(request.target, request.formats), find_recipe(request.recipe)
+    formats, recipe = (
+        choose_formats(request.target, request.formats),
+        find_recipe(request.recipe or TARGETS[request.target].recipe),
+    )
     require_supported(recipe, formats)
+    budget = read_budget(request.budget) if request.budget else None
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
     source = open_checkpoint(find_model(request.model))
@@ -73,7 +80,7 @@ def export(request: Request) -> Summary:
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
-    record = quantize(source, recipe, name, quantized)
+    record = quantize(source, recipe, name, quantized, request.calibration, budget)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
                   request.data_file, kind)  # fmt: skip
     with _status() as status:

@@ -6,18 +6,18 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
+from export.calibration.budget import DEFAULT_BUDGET, Budget
 from export.calibration.corpus import open_corpus
+from export.calibration.prepare import Prepared, prepare
 from export.calibration.rounding import rounding_of
-from export.calibration.streamed import calibrate
 from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
-from export.config import read_model
 from export.folders import locked, put_in_place, require_space, write_atomically
 from export.grid import Fit, keep_grid, lies_on_grid
 from export.packed import PackedSource
@@ -43,38 +43,42 @@ Shard = list[Job]
 
 
 def quantize(
-    source: Source, recipe: Recipe, name: str, folder: Path, calibration: Path | None = None
-) -> QuantizationRecord:
+    source: Source, recipe: Recipe, name: str, folder: Path, calibration: Path | None = None,
+    budget: Budget | None = None,
+) -> QuantizationRecord:  # fmt: skip
     """Writes the quantized checkpoint `folder`, unless it is there already.
 
     Args:
         name: the model's, for people.
         calibration: folder of what the model reads where the recipe calibrates; None: the default set.
+        budget: of a recipe that chooses schemes; None: DEFAULT_BUDGET.
 
     Raises:
         UserError: a weight holds NaN or infinity or is too narrow for the recipe, the disk is too small, or the folder
             cannot be written or is being written by another run.
     """
     given = _roundings_given(source, recipe)
+    if given and recipe.wants_budget:
+        raise UserError(f"{source.folder} has weights of 4 bits already, which recipe {recipe.name} would round anew: "
+                        "leave RECIPE out")  # fmt: skip
     corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
     plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
     if corpus:
         plan["calibration"] = corpus.fingerprint
+    if budget := _budget(recipe, budget):
+        plan["budget"] = asdict(budget)
     if (record := read_record(folder)) and record.plan == plan:
         return record
-    shards = list(_shards(source, recipe))
     with locked(folder) as partial:
         _start_or_resume(partial, plan)
-        require_space(folder, _bytes_of(shards), "the quantized checkpoint")
+        require_space(folder, quantized_bytes(source, recipe), "the quantized checkpoint")
+        prepared = prepare(source, recipe, corpus, budget, partial / CALIBRATED) if corpus else Prepared(recipe, [])
+        shards = list(_shards(source, prepared.recipe))
         if corpus:
-            sequences = corpus.sequences(read_model(source.config), source.folder)
-            calibrate(source, recipe, sequences, partial / CALIBRATED)
-            shards = [[_calibrated(job, recipe, partial / CALIBRATED) for job in shard] for shard in shards]
-        shards = [
-            [replace(job, rounding=given.get(job.stored.name, job.rounding)) for job in shard] for shard in shards
-        ]
+            shards = [[_calibrated(job, prepared.recipe, partial / CALIBRATED) for job in shard] for shard in shards]
+        shards = [[_given(job, given) for job in shard] for shard in shards]
         results = _write_shards(source, shards, partial)
-        record = _record(source, recipe, name, plan, results)
+        record = _record(source, prepared, name, plan, results)
         _finish(source, shards, record, partial)
         put_in_place(partial, folder)
     return record
@@ -114,6 +118,12 @@ def _roundings_given(source: Source, recipe: Recipe) -> dict[str, Rounding]:
 
 def _given(job: Job, roundings: Mapping[str, Rounding]) -> Job:
     return replace(job, rounding=roundings.get(job.stored.name, job.rounding))
+
+
+def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
+    if budget and not recipe.wants_budget:
+        raise UserError(f"recipe {recipe.name} has no budget: leave BUDGET out, or choose RECIPE=auto")
+    return budget or DEFAULT_BUDGET if recipe.wants_budget else None
 
 
 def _calibrated(job: Job, recipe: Recipe, folder: Path) -> Job:
@@ -178,8 +188,9 @@ def _write_shard(source: Source, shard: Shard, path: Path, pool: Any, advance: A
 
 
 def _record(
-    source: Source, recipe: Recipe, name: str, plan: dict[str, Any], results: list[TensorResult]
+    source: Source, prepared: Prepared, name: str, plan: dict[str, Any], results: list[TensorResult]
 ) -> QuantizationRecord:
+    recipe = prepared.recipe
     quantized = [result for result in results if result.energy]
     return QuantizationRecord(
         source=_describe(source, name, results),
@@ -193,6 +204,7 @@ def _record(
         error=_rms(*_totals(quantized, "error")),
         plain_error=_rms(*_totals(quantized, "plain_error")),
         grid=_grid([result.fits for result in quantized if result.fits]),
+        sensitivity=prepared.sensitivity,
     )  # fmt: skip
 
 

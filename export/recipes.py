@@ -36,6 +36,7 @@ class Recipe:
     description: str
     scheme_of: Predicate
     method: Method = "plain"
+    wants_budget: bool = False  # schemes are chosen by measured sensitivity; `scheme_of` has the largest
     kv_bits: Literal[8, 32] = 32  # of the keys and values in the cache
 
 
@@ -50,6 +51,7 @@ RECIPES = {
         Recipe("int4-embed8", "int4 in groups of 32, embedding int8 by row", decoder(INT4, INT8)),
         Recipe("int4-kv8", "int4 in groups of 32, key-value cache int8", decoder(INT4, INT4), kv_bits=8),
         Recipe("int8", "int8 by row, embedding included", decoder(INT8, INT8)),
+        Recipe("auto", "int4 in groups of 128 or 32 or int8, by sensitivity", decoder(INT8, INT8), "compensated", True),
         Recipe("float", "unquantized, for small models and debugging", lambda name: None),
     )
 }
@@ -57,10 +59,11 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Target:
-    """What a bundle for a platform holds, in this order, and what it may hold when asked to."""
+    """What a bundle for a platform holds, in this order, what it may hold when asked to, and how it is quantized."""
 
     formats: tuple[str, ...]
     on_request: tuple[str, ...] = ()
+    recipe: str = "int4"  # unless another is asked for; the Makefile repeats it
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Target:
 
 
 TARGETS = {
-    "android": Target(("onnx", "executorch")),
+    "android": Target(("onnx", "executorch"), recipe="int4-gptq"),
     "desktop": Target(("onnx",), on_request=("executorch",)),
     "ios": Target(("coreml",), on_request=("executorch", "coreai")),
 }

@@ -226,10 +226,10 @@ class StreamedModel:
         for number, weight in enumerate(self.tensors.rows(name, HEAD_ROWS)):
             part = nn.functional.linear(hidden, weight.to(self.dtype))
             columns = slice(number * HEAD_ROWS, number * HEAD_ROWS + len(weight))
-            logits[:, columns] = self._soft_cap(part).float().numpy()
+            logits[:, columns] = self.soft_cap(part).float().numpy()
         return logits
 
-    def _soft_cap(self, logits: Tensor) -> Tensor:
+    def soft_cap(self, logits: Tensor) -> Tensor:
         """As Gemma4UnifiedForConditionalGeneration.forward does."""
         cap = self.config.text_config.final_logit_softcapping
         return torch.tanh(logits / cap) * cap if cap is not None else logits
