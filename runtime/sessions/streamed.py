@@ -128,15 +128,19 @@ class Flow:
 
     def through(self, layer: nn.Module, index: int, keep: bool) -> None:
         """One layer on; with `keep`, its keys and values stay in the past, otherwise they go at once."""
-        kind = self.past.config.text_config.layer_types[index]
-        self.hidden = layer(
-            self.hidden, shared_kv_states=self.shared, position_embeddings=self.rotations[kind],
-            attention_mask=self.masks[kind], past_key_values=self.past.cache,
-        )  # fmt: skip
+        self.hidden = self.after(layer, index, self.past.cache)
         if keep:
             self.past.compact(index)
         else:
             self.past.cache.layers[index] = None
+
+    def after(self, layer: nn.Module, index: int, cache: Any = None) -> Tensor:
+        """[1, T, width] behind a layer, where the flow itself does not go; without a cache, of a whole sequence."""
+        kind = self.past.config.text_config.layer_types[index]
+        return layer(
+            self.hidden, shared_kv_states=self.shared, position_embeddings=self.rotations[kind],
+            attention_mask=self.masks[kind], past_key_values=cache,
+        )  # fmt: skip
 
 
 class StreamedModel:
@@ -209,19 +213,23 @@ class StreamedModel:
         rotations = {kind: rotate(hidden, given["position_ids"], kind) for kind in masks}
         return Flow(hidden, past, KVSharingDict(None), masks, rotations)
 
+    def normed(self, hidden: Tensor) -> Tensor:
+        """[..., width] after the last layer -> what enters the head."""
+        return self._norm(hidden)
+
     def logits(self, hidden: Tensor, block: int | None) -> NDArray[np.float32]:
         """[n, width] after the last layer -> [n, vocabulary]; `block` is the head's in `Blocks`, 0 if it has none."""
-        hidden = self._norm(hidden)
+        hidden = self.normed(hidden)
         hidden = hidden if block == 0 else round_inputs(hidden, block)
         name = f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else EMBEDDING
         logits = scratch(len(hidden), self.config.text_config.vocab_size)
         for number, weight in enumerate(self.tensors.rows(name, HEAD_ROWS)):
             part = nn.functional.linear(hidden, weight.to(self.dtype))
             columns = slice(number * HEAD_ROWS, number * HEAD_ROWS + len(weight))
-            logits[:, columns] = self._soft_cap(part).float().numpy()
+            logits[:, columns] = self.soft_cap(part).float().numpy()
         return logits
 
-    def _soft_cap(self, logits: Tensor) -> Tensor:
+    def soft_cap(self, logits: Tensor) -> Tensor:
         """As Gemma4UnifiedForConditionalGeneration.forward does."""
         cap = self.config.text_config.final_logit_softcapping
         return torch.tanh(logits / cap) * cap if cap is not None else logits
