@@ -14,8 +14,8 @@ BUSY = 0.5  # processes beside the bench that make its figures doubtful
 
 def show(bench: Bench, console: Console) -> None:
     """Everything but the JSON line."""
-    work = bench.work
-    console.print(f"[bold]{escape(bench.bundle)}[/] ({bench.recipe}, {bench.target}) on {describe(bench.machine)}")
+    work, machine = bench.work, escape(describe(bench.machine))
+    console.print(f"[bold]{escape(bench.bundle)}[/] ({bench.recipe}, {bench.target}) on {machine}")
     console.print(f"{work.repeats} rounds after {work.warmup} to warm up, {work.loads} loads, "
                   f"threads: {work.threads or 'as the engine chooses'}; median ± (p90 - p10) / median")  # fmt: skip
     for table in (loads(bench.engines), speeds(bench.engines), media(bench.engines), compared(bench.ratios)):
@@ -28,8 +28,7 @@ def show(bench: Bench, console: Console) -> None:
 
 
 def describe(machine: Machine) -> str:
-    return escape(f"{machine.name}, {machine.cores} cores, {machine.threads} threads, {size(machine.memory)}, "
-                  f"{machine.system}")  # fmt: skip
+    return f"{machine.name}, {machine.cores} cores, {machine.threads} threads, {size(machine.memory)}, {machine.system}"
 
 
 def notes(bench: Bench) -> list[str]:
