@@ -8,10 +8,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from runtime.bench.result import Bench
 from runtime.bench.show import describe, figure, notes, peak, resident
 from runtime.errors import UserError
+from runtime.files import write_whole
 from runtime.manifest import Manifest, read_manifest
 from runtime.measures import margin
 from runtime.report import sizes, text
-from runtime.report.files import write_whole
 from runtime.report.plots import plot_cache, plot_divergence, plot_resident, plot_rounding, plot_sizes, plot_speed
 from runtime.report.rounding import Rounding, read_rounding
 from runtime.report.speed import read_bench
