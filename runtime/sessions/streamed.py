@@ -175,7 +175,7 @@ class StreamedModel:
         return layers, self._fill(norm, f"{self.prefix}.norm.")
 
     @property
-    def _decoder(self) -> nn.Module:
+    def _decoder(self) -> Any:
         return self.stem.get_submodule(self.prefix)
 
     def _fill(self, module: nn.Module, prefix: str) -> nn.Module:
