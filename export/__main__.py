@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def export_command(
     target: Annotated[str, typer.Option(help="Platform: android, ios or desktop.")] = "android",
-    model: Annotated[str, typer.Option(help="`tiny`, a folder, or a Hugging Face id.")] = "tiny",
+    model: Annotated[str, typer.Option(help="`tiny`, a folder, a GGUF file, or a Hugging Face id.")] = "tiny",
     recipe: Annotated[str, typer.Option(help="How weights are quantized; an unknown name lists them.")] = "int4",
     formats: Annotated[str, typer.Option(help="Some of the target's formats, separated by commas.")] = "",
     context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 8192,

@@ -13,6 +13,7 @@ from export.bundle import Order, Status, make_bundle
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
+from export.gguf import unpack
 from export.models import find_model, model_name
 from export.quantize import quantize, quantized_bytes
 from export.recipes import find_recipe
@@ -27,12 +28,12 @@ class Request:
     """As the command line takes it."""
 
     target: str
-    model: str  # an embedded model's name, a folder, or an id on the hub
+    model: str  # an embedded model's name, a folder, a GGUF file, or an id on the hub
     recipe: str
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
     data_file: bool  # ExecuTorch's weights in a file beside the program
-    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
+    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>, unpacked GGUF files to build/sources
     dist: Path  # bundles go to dist/<target>/<model>-<recipe> ...
     gates: Sequence[str]  # name=value
     reference: str = "whole"  # or none, or streamed
@@ -64,7 +65,7 @@ def export(request: Request) -> Summary:
     require_supported(recipe, formats)
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
-    source = open_source(find_model(request.model))
+    source = open_source(unpack(find_model(request.model), request.build / "sources"))
     require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
