@@ -53,11 +53,6 @@ class Source:
     _files: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0  # bytes handed out of the files that are open
 
-    @property
-    def is_quantized(self) -> bool:
-        """Whether it is a compressed-tensors checkpoint already."""
-        return getattr(self.config, "quantization_config", None) is not None
-
     @cached_property
     def fingerprint(self) -> str:
         """sha256 that changes whenever a file does, without reading the weights."""
@@ -91,7 +86,7 @@ def open_source(folder: Path) -> Source:
     """
     config = _read_config(folder)
     source = Source(folder, config, {stored.name: stored for stored in _read_headers(folder)})
-    _compare_with_config(source)
+    compare_with_config(source)
     return source
 
 
@@ -162,7 +157,10 @@ def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def _compare_with_config(source: Source) -> None:
+def compare_with_config(source: Source) -> None:
+    """Raises:
+    UserError: a weight is missing, or has another shape than the config makes it.
+    """
     packed = {name.removesuffix(".weight_packed") + ".weight" for name in source.tensors if name.endswith("_packed")}
     for name, shape in expected_shapes(source.config).items():
         stored = source.tensors.get(name)

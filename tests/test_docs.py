@@ -80,10 +80,10 @@ def order_only(request: Request) -> Summary:
     formats, recipe = choose_formats(request.target, request.formats), RECIPES[request.recipe]
     require_supported(recipe, formats)
     if not request.model.startswith(HUB):
-        export.pipeline.open_source(export.pipeline.find_model(request.model))
+        export.pipeline.open_checkpoint(export.pipeline.find_model(request.model))
     assert {(recipe.name, name) for name in formats} <= EXPORTED, "no test makes such an artifact"
     return Summary(bundle="", bytes=0, bits_per_weight=0, rounding_error=0, plain_rounding_error=0, minimum_memory=0,
-                   gates_held=0, skipped={}, seconds=0)  # fmt: skip
+                   grid={}, gates_held=0, skipped={}, seconds=0)  # fmt: skip
 
 
 def run(words: list[str]) -> Result:

@@ -65,7 +65,7 @@ def test_every_recipe_verifies(tmp_path: Path, recipe: str) -> None:
         (["--formats", "gguf"], "no format 'gguf'; there are onnx,"),
         (["--target", "desktop", "--formats", "coreml"], "target desktop does not ship coreml; it ships onnx"),
         (["--target", "ios", "--formats", "onnx"], "target ios does not ship onnx; it ships coreml, executorch"),
-        (["--target", "ios", "--recipe", "int4-kv8"], "choose one of int4, int4-embed8, int8, float"),
+        (["--target", "ios", "--recipe", "int4-kv8"], "choose one of int4, int4-weighted, int4-gptq,"),
         (["--model", "no/such/folder"], "no model 'no/such/folder'"),
         (["--gate", "beauty=1"], "no gate 'beauty'; there are"),
     ],
