@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from export.schemes import INT4, INT8, Scheme, unpack
 from export.weights import Packed
+from runtime.architectures import embedding_weight
 from runtime.errors import UserError
-from runtime.job import EMBEDDING
 from runtime.manifest import Table, TensorDigest
 from runtime.readback_coreml import CoremlWeights, compare, plain
 from tests.coreml_models import Lowered
@@ -219,7 +219,7 @@ def recorded(lowered: Lowered) -> tuple[list[TensorDigest], dict[str, Table]]:
     assert host is not None
     files = {"codes": f"coreml/{host.embedding.codes}", "scales": f"coreml/{host.embedding.scales}"}
     digests = [digest(name, weight) for name, weight in tensors.tensors.items() if name != "lm_head.weight"]
-    return digests, {f"{EMBEDDING}.weight": host.embedding.model_copy(update=files)}
+    return digests, {embedding_weight(tensors.tensors): host.embedding.model_copy(update=files)}
 
 
 def test_a_lowered_model(lowered: Lowered) -> None:
