@@ -1,0 +1,35 @@
+"""`python -m android_demo.checks`: all checks, and a last line `N passed, N failed`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from android_demo.checks import code
+from android_demo.checks.outcome import Outcome, skipped, summary
+from android_demo.checks.toolchain import fetch
+
+BUILD = Path("build/android")
+
+
+def run(build: Path) -> Iterator[Outcome]:
+    """In the order in which one wants to know."""
+    print("toolchain: fetching what is not there yet", flush=True)
+    tools = fetch(build / "toolchain")
+    for name, reason in tools.missing.items():
+        yield skipped(f"toolchain: {name}", f"could not be had ({reason})")
+    yield from code.check_core(tools, build)
+
+
+def main() -> None:
+    outcomes = []
+    for outcome in run(BUILD):
+        outcomes.append(outcome)
+        print(f"{outcome.verdict:8} {outcome.check}" + (f" ({outcome.count})" if outcome.count > 1 else ""), flush=True)
+        for line in outcome.note.splitlines():
+            print(f"         {line}")
+    print(summary(outcomes))
+    sys.exit(any(one.verdict == "failed" for one in outcomes))
+
+
+if __name__ == "__main__":
+    main()
