@@ -177,7 +177,7 @@ class BundleDownloadTest {
     }
 }
 
-private const val MANIFEST = """{"format_version":1,"target":"android",
+private const val MANIFEST = """{"format_version":2,"target":"android",
 "source":{"name":"tiny","revision":null,"sha256":"","model_type":"gemma4_unified","licence":"apache-2.0"},
 "recipe":{"name":"int4","description":"","bits_per_weight":4.5,"kv_bits":32},"artifacts":{},"files":[FILES],
 "tokens":{"bos":2,"eos":[1],"pad":0,"suppress":[],"image":null,"audio":null,"video":null,"begin_image":null,

@@ -21,6 +21,8 @@ data class Manifest(
     val tokens: Tokens,
     val sampling: Sampling,
     val limits: Limits,
+    val dialogue: Dialogue? = null,
+    val undescribed: Map<String, String> = emptyMap(),
     val tensors: List<TensorDigest>,
     val goldens: List<GoldenEntry>,
     val tools: Map<String, String>,

@@ -10,7 +10,7 @@ import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.decodeFromJsonElement
 
-const val FORMAT_VERSION = 1
+const val FORMAT_VERSION = 2
 const val MANIFEST_FILE = "manifest.json"
 private const val LARGEST_MANIFEST = 4L shl 20 // bytes; the 12B's has a tenth
 private const val AGAIN = "export the bundle again with this version"

@@ -50,7 +50,8 @@ fun readWav(bytes: ByteArray): Sound {
         var format: ByteBuffer? = null
         while (buffer.remaining() >= 8) {
             val tag = buffer.tag()
-            val length = minOf(buffer.getInt().toUInt().toLong(), buffer.remaining().toLong()).toInt() // recorders may leave it open
+            val told = buffer.getInt().toUInt().toLong() // recorders may leave it open
+            val length = minOf(told, buffer.remaining().toLong()).toInt()
             val chunk = buffer.slice().order(ByteOrder.LITTLE_ENDIAN).also { it.limit(length) }
             if (tag == "fmt ") format = chunk
             if (tag == "data") return sound(format ?: throw IOException("the WAV file does not say its format"), chunk)

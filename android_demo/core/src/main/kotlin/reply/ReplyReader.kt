@@ -12,8 +12,13 @@ object Marks {
     internal val all = listOf(CHANNEL, CHANNEL_END, CALL, CALL_END)
 }
 
-/** Streamed text in, pieces out; a mark may come in parts, so what may become one is held back. */
-class ReplyReader {
+/**
+ * Streamed text in, pieces out; a mark may come in parts, so what may become one is held back.
+ *
+ * @param silent names of special tokens, of which those that do not mark channels, calls or quotes say nothing.
+ */
+class ReplyReader(silent: Set<String> = emptySet()) {
+    private val marks = Marks.all + (silent - Marks.all - Marks.QUOTE)
     private var kind = Kind.TEXT
     private var waiting = ""
 
@@ -22,10 +27,12 @@ class ReplyReader {
         val pieces = ArrayList<Piece>()
         var rest = waiting + text
         while (true) {
-            val (at, mark) = rest.findAnyOf(Marks.all) ?: break
+            val (at, mark) = rest.findAnyOf(marks) ?: break
             if (at > 0) pieces += Piece(kind, rest.substring(0, at))
-            kind = Marks.opening[mark] ?: Kind.TEXT
-            pieces += Piece(kind, "")
+            if (mark in Marks.all) {
+                kind = Marks.opening[mark] ?: Kind.TEXT
+                pieces += Piece(kind, "")
+            }
             rest = rest.substring(at + mark.length)
         }
         val held = beginningOfMark(rest)
@@ -38,8 +45,8 @@ class ReplyReader {
     fun end(): List<Piece> = listOf(Piece(kind, waiting)).filter { it.text.isNotEmpty() }.also { waiting = "" }
 
     private fun beginningOfMark(text: String): Int {
-        val longest = Marks.all.maxOf { it.length } - 1
+        val longest = marks.maxOf { it.length } - 1
         val starts = (text.length - longest).coerceAtLeast(0)..text.length
-        return starts.first { start -> Marks.all.any { it.startsWith(text.substring(start)) } }
+        return starts.first { start -> marks.any { it.startsWith(text.substring(start)) } }
     }
 }

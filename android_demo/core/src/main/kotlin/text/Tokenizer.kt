@@ -51,6 +51,15 @@ class Tokenizer private constructor(file: TokenizerFile) {
         return found.toIntArray()
     }
 
+    /** The id of a mark, or of a piece as the vocabulary has it. */
+    fun id(piece: String): Int = marks[piece] ?: ids.getValue(piece)
+
+    /** Names of the marks that stand for no text. */
+    val specialMarks: Set<String> get() = specials.mapTo(HashSet(), ::piece)
+
+    /** A token as text by itself: a mark by its name, a part of a character as U+FFFD. */
+    fun spell(id: Int): String = if (isSpecial(id)) piece(id) else String(bytes(id))
+
     /** Whether an id is a mark that stands for no text. */
     fun isSpecial(id: Int): Boolean = id in specials
 
