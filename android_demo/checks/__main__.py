@@ -1,11 +1,12 @@
 """`python -m android_demo.checks`: all checks, and a last line `N passed, N failed`."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from android_demo.checks import code
-from android_demo.checks.outcome import Outcome, skipped, summary
+from android_demo.checks.outcome import Outcome, failed, passed, skipped, summary
 from android_demo.checks.toolchain import fetch
 
 BUILD = Path("build/android")
@@ -17,7 +18,15 @@ def run(build: Path) -> Iterator[Outcome]:
     tools = fetch(build / "toolchain")
     for name, reason in tools.missing.items():
         yield skipped(f"toolchain: {name}", f"could not be had ({reason})")
-    yield from code.check_core(tools, build)
+    vectors = build / "vectors"
+    yield write_vectors(vectors)
+    yield from code.check_core(tools, build, vectors)
+
+
+def write_vectors(folder: Path) -> Outcome:
+    """What Kotlin must agree with, by the Python code of this very checkout."""
+    done = subprocess.run([sys.executable, "-m", "tests.vectors", str(folder)], capture_output=True, text=True)
+    return passed("vectors") if done.returncode == 0 else failed("vectors", done.stderr[-2000:])
 
 
 def main() -> None:

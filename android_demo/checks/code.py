@@ -13,7 +13,7 @@ DEMO = Path(__file__).parent.parent
 SERIALIZATION = "kotlinx-serialization-compiler-plugin"
 
 
-def check_core(tools: Toolchain, build: Path) -> Iterator[Outcome]:
+def check_core(tools: Toolchain, build: Path, vectors: Path) -> Iterator[Outcome]:
     """Compiled as Gradle would, warnings being errors, then its tests."""
     if not (tools.kotlin and tools.serialization and tools.junit):
         yield skipped("core", "needs the compiler, kotlinx.serialization and JUnit")
@@ -31,7 +31,8 @@ def check_core(tools: Toolchain, build: Path) -> Iterator[Outcome]:
     if not found.ok:
         yield failed("tests of core compile", "\n".join(found.said))
         return
-    yield run_junit("tests of core", [test, tools.lib / "kotlin-stdlib.jar", *libraries], test_classes(sources), {})
+    yield run_junit("tests of core", [test, tools.lib / "kotlin-stdlib.jar", *libraries], test_classes(sources),
+                    {"vectors": str(vectors), "repository": str(DEMO.parent)})  # fmt: skip
 
 
 def _fresh(folder: Path) -> Path:

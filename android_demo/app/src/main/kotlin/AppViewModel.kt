@@ -26,7 +26,7 @@ import kotlinx.coroutines.flow.StateFlow
 class AppViewModel private constructor(
     private val shared: Shared,
     private val models: ModelsController,
-    private val chat: ChatController,
+    private val chat: ChatController
 ) : ViewModel(),
     Events,
     ModelEvents by models,

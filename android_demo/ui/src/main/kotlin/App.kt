@@ -50,6 +50,6 @@ private fun Notice(text: String, dismiss: () -> Unit) {
     AlertDialog(
         onDismissRequest = dismiss,
         confirmButton = { TextButton(onClick = dismiss) { Text("OK") } },
-        text = { Text(text) },
+        text = { Text(text) }
     )
 }

@@ -34,7 +34,7 @@ fun BenchScreen(state: BenchState, events: MeasureEvents) {
         }
         Text(
             "A phone slows down as it gets warm: let it cool, and look at the spread.",
-            style = MaterialTheme.typography.bodySmall,
+            style = MaterialTheme.typography.bodySmall
         )
     }
 }

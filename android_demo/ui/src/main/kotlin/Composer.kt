@@ -32,7 +32,7 @@ internal fun Composer(state: ChatState, events: ChatEvents) {
         Row(
             Modifier.fillMaxWidth(),
             horizontalArrangement = Arrangement.spacedBy(8.dp),
-            verticalAlignment = Alignment.CenterVertically,
+            verticalAlignment = Alignment.CenterVertically
         ) {
             OutlinedTextField(text, { text = it }, Modifier.weight(1f), label = { Text("Message") }, maxLines = 4)
             if (state.writing) {

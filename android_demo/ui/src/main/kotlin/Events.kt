@@ -1,7 +1,10 @@
 package dev.gemma4edge.ui
 
 /** What a user can do. */
-interface Events : ModelEvents, ChatEvents, MeasureEvents {
+interface Events :
+    ModelEvents,
+    ChatEvents,
+    MeasureEvents {
     fun show(screen: Screen)
 
     fun dismissNotice()

@@ -81,7 +81,7 @@ private fun Download(download: DownloadItem?, events: ModelEvents) {
             onValueChange = { url = it },
             label = { Text("Address of a bundle's folder (https)") },
             singleLine = true,
-            modifier = Modifier.fillMaxWidth(),
+            modifier = Modifier.fillMaxWidth()
         )
         if (download?.running == true) {
             LinearProgressIndicator(progress = { download.share }, modifier = Modifier.fillMaxWidth())
@@ -105,6 +105,6 @@ private fun TooLarge(warning: LoadWarning, events: ModelEvents) {
         confirmButton = {
             TextButton(onClick = { events.load(warning.path, warning.engine, anyway = true) }) { Text("Load anyway") }
         },
-        dismissButton = { TextButton(onClick = events::dismissWarning) { Text("Do not load") } },
+        dismissButton = { TextButton(onClick = events::dismissWarning) { Text("Do not load") } }
     )
 }

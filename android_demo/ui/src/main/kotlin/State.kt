@@ -10,7 +10,7 @@ data class AppState(
     val chat: ChatState = ChatState(),
     val bench: BenchState = BenchState(),
     val selfTest: SelfTestState = SelfTestState(),
-    val notice: String? = null,
+    val notice: String? = null
 )
 
 /** Bundles on the device, and how one comes there. */
@@ -19,7 +19,7 @@ data class ModelsState(
     val download: DownloadItem? = null,
     val busy: String? = null,
     val pushFolder: String = "",
-    val warning: LoadWarning? = null,
+    val warning: LoadWarning? = null
 )
 
 /** A bundle; [fault] says why it cannot be used. */
@@ -29,11 +29,17 @@ data class BundleItem(
     val detail: String,
     val engines: List<String> = emptyList(),
     val loaded: String? = null,
-    val fault: String? = null,
+    val fault: String? = null
 )
 
 /** Bytes so far, and what is left in words. */
-data class DownloadItem(val url: String, val path: String, val share: Float, val remaining: String, val running: Boolean)
+data class DownloadItem(
+    val url: String,
+    val path: String,
+    val share: Float,
+    val remaining: String,
+    val running: Boolean
+)
 
 /** A bundle that does not fit the device, with the numbers in [text]. */
 data class LoadWarning(val path: String, val engine: String, val text: String)
@@ -48,7 +54,7 @@ data class ChatState(
     val recording: Boolean = false,
     val writing: Boolean = false,
     val thinking: Boolean = false,
-    val memory: String = "",
+    val memory: String = ""
 )
 
 /** A turn of the user's or the model's; [stats] tell what the model's took. */
@@ -58,7 +64,7 @@ data class ChatTurn(
     val thoughts: String = "",
     val calls: List<String> = emptyList(),
     val attachments: List<String> = emptyList(),
-    val stats: String = "",
+    val stats: String = ""
 )
 
 /** Figures of the loaded model. */
@@ -67,7 +73,7 @@ data class BenchState(
     val running: Boolean = false,
     val progress: String = "",
     val rows: List<BenchRow> = emptyList(),
-    val canShare: Boolean = false,
+    val canShare: Boolean = false
 )
 
 /** One prompt length, in words. */
@@ -79,7 +85,7 @@ data class SelfTestState(
     val running: Boolean = false,
     val progress: String = "",
     val results: List<GoldenRow> = emptyList(),
-    val verdict: String = "",
+    val verdict: String = ""
 )
 
 /** One golden; [passed] is null where the engine cannot be asked. */

@@ -23,7 +23,7 @@ class Device(private val context: Context) {
             threads = cores,
             memory = memory().total,
             load = null, // Android counts threads that sleep in drivers too: its load says nothing
-            packages = emptyMap(),
+            packages = emptyMap()
         )
     }
 }

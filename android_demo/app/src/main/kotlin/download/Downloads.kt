@@ -11,7 +11,7 @@ data class DownloadState(
     val total: Long = 0,
     val remaining: String = "",
     val running: Boolean = true,
-    val fault: String? = null,
+    val fault: String? = null
 )
 
 /** Shared by the service and the screen, which live apart. */

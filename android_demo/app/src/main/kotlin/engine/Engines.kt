@@ -12,7 +12,7 @@ import java.io.File
 /** The engines there are, by the format that each one opens. To add one: a row here, and an [Engine] or a [Session]. */
 enum class EngineKind(val title: String, val format: String) {
     EXECUTORCH("ExecuTorch", "executorch"),
-    ONNX("ONNX Runtime", "onnx"),
+    ONNX("ONNX Runtime", "onnx")
     ;
 
     companion object {
@@ -27,7 +27,7 @@ class OpenBundle(
     val manifest: Manifest,
     val dialogue: Dialogue,
     val tokenizer: Tokenizer,
-    val processor: ProcessorConfig,
+    val processor: ProcessorConfig
 ) {
     /** For chats and benchmarks. */
     fun engine(kind: EngineKind, scratch: File): Engine = when (kind) {

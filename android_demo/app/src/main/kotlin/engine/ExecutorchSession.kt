@@ -8,10 +8,10 @@ import dev.gemma4edge.core.session.ModelInputs
 import dev.gemma4edge.core.session.Patches
 import dev.gemma4edge.core.session.Session
 import dev.gemma4edge.core.session.steps
+import java.io.File
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
-import java.io.File
 
 /**
  * The methods of a `.pte`, called as its multimodal runner calls them, for logits that the runner does not hand out.
@@ -53,7 +53,8 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
     private fun decode(rows: FloatArray, count: Int): FloatArray {
         val shape = longArrayOf(1, count.toLong(), (rows.size / count).toLong())
         val positions = LongArray(count) { (position + it).toLong() }
-        val found = run("text_decoder", Tensor.fromBlob(rows, shape), Tensor.fromBlob(positions, longArrayOf(count.toLong())))
+        val found =
+            run("text_decoder", Tensor.fromBlob(rows, shape), Tensor.fromBlob(positions, longArrayOf(count.toLong())))
         position += count
         return found
     }
@@ -61,7 +62,17 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
     /** `[positions, width]`: tokens, and soft tokens where their placeholders stand. */
     private fun embed(inputs: ModelInputs): FloatArray {
         val placeholders = setOfNotNull(tokens.image, tokens.audio)
-        val ids = LongArray(inputs.ids.size) { (if (inputs.ids[it] in placeholders) tokens.pad else inputs.ids[it]).toLong() }
+        val ids = LongArray(inputs.ids.size) {
+            (
+                if (inputs.ids[it] in
+                    placeholders
+                ) {
+                    tokens.pad
+                } else {
+                    inputs.ids[it]
+                }
+                ).toLong()
+        }
         val rows = ids.asList().chunked(longest).map { embedTokens(it.toLongArray()) }.reduce(FloatArray::plus)
         val width = rows.size / ids.size
         place(rows, width, inputs.ids, tokens.image, inputs.images.map { embedImage(it, width) })
@@ -76,7 +87,8 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
         }
     }
 
-    private fun embedTokens(ids: LongArray) = run("token_embedding", Tensor.fromBlob(ids, longArrayOf(1, ids.size.toLong())))
+    private fun embedTokens(ids: LongArray) =
+        run("token_embedding", Tensor.fromBlob(ids, longArrayOf(1, ids.size.toLong())))
 
     /** The encoder answers for the whole grid; an image has some of its cells. */
     private fun embedImage(patches: Patches, width: Int): FloatArray {

@@ -10,12 +10,12 @@ import dev.gemma4edge.core.chat.RunnerStats
 import dev.gemma4edge.core.prompt.Segment
 import dev.gemma4edge.core.text.Tokenizer
 import dev.gemma4edge.core.text.cut
+import java.io.File
 import org.pytorch.executorch.ExecutorchRuntimeException
 import org.pytorch.executorch.extension.llm.LlmCallback
 import org.pytorch.executorch.extension.llm.LlmGenerationConfig
 import org.pytorch.executorch.extension.llm.LlmModule
 import org.pytorch.executorch.extension.llm.LlmModuleConfig
-import java.io.File
 
 /** Positions that every `.pte` takes in one call; text is handed over in parts of so many tokens. */
 private const val STEP = 256
@@ -43,7 +43,7 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
                 .loadMode(LlmModuleConfig.LOAD_MODE_MMAP)
                 .numBos(0) // prompts spell theirs
                 .numEos(0)
-                .build(),
+                .build()
         ).also { it.load() }
     }
 
@@ -53,7 +53,7 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
         segments: List<Segment>,
         sampling: Sampling,
         limit: Int,
-        onText: (String) -> Unit,
+        onText: (String) -> Unit
     ): Generation = asking {
         stopped = false
         val writing = Writing(onText, enough = { stopped || it == limit }, stop = module::stop)
@@ -84,7 +84,9 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
     private fun takeIn(segment: Segment) = when (segment) {
         is Segment.Text -> module.prefillPrompt(segment.text)
 
-        is Segment.Image -> segment.image.pixels.let { module.prefillImages(it.values, it.size.width, it.size.height, 3) }
+        is Segment.Image -> segment.image.pixels.let {
+            module.prefillImages(it.values, it.size.width, it.size.height, 3)
+        }
 
         // The runner calls the axes of raw frames bins and frames of a spectrogram.
         is Segment.Clip -> segment.clip.frames.let { module.prefillAudio(it.values, 1, it.count, it.width) }
@@ -94,7 +96,7 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
     private inner class Writing(
         private val onText: (String) -> Unit,
         private val enough: (Int) -> Boolean,
-        private val stop: () -> Unit,
+        private val stop: () -> Unit
     ) : LlmCallback {
         private val begun = System.nanoTime()
         private var first = 0.0

@@ -25,7 +25,7 @@ internal class OnnxCaches(
     private val environment: OrtEnvironment,
     decoder: OrtSession,
     config: OnnxConfig,
-    scratch: File,
+    scratch: File
 ) : Closeable {
     private val tensors: Map<String, OnnxTensor> =
         decoder.inputInfo.filterKeys { it.startsWith(PAST) }.mapValues { (_, node) ->

@@ -1,9 +1,9 @@
 package dev.gemma4edge.app.engine
 
+import java.io.File
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 import kotlinx.serialization.json.Json
-import java.io.File
 
 /** What of `onnx/genai_config.json` a session needs. */
 @Serializable
@@ -15,10 +15,7 @@ internal data class OnnxConfig(val model: Model, val search: Search) {
     data class Graph(val filename: String, @SerialName("sliding_window") val window: Window? = null)
 
     @Serializable
-    data class Window(
-        @SerialName("window_size") val size: Int = 0,
-        @SerialName("cache_slack") val slack: Int = 0,
-    )
+    data class Window(@SerialName("window_size") val size: Int = 0, @SerialName("cache_slack") val slack: Int = 0)
 
     @Serializable
     data class Search(@SerialName("max_length") val context: Int)

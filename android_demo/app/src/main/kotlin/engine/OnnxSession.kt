@@ -50,7 +50,9 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
     override fun prefill(inputs: ModelInputs): FloatArray = try {
         val count = inputs.ids.size
         if (position + count > config.search.context) {
-            throw EngineException("${position + count} positions do not fit the context of ${config.search.context}: say less")
+            throw EngineException(
+                "${position + count} positions do not fit the context of ${config.search.context}: say less"
+            )
         }
         val ids = LongArray(count) { inputs.ids[it].toLong() }
         val rows = embed(ids, inputs.images.map(::features), inputs.clips.map(::features))
@@ -73,7 +75,13 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
     private fun embed(ids: LongArray, images: List<FloatArray>, clips: List<FloatArray>): FloatArray {
         val given = mapOf("image_features" to images, "audio_features" to clips)
         val feeds = embedding.inputInfo.mapValues { (name, node) ->
-            if (name == "input_ids") longs(ids, 1, ids.size.toLong()) else soft(given.getValue(name), node.info as TensorInfo)
+            if (name ==
+                "input_ids"
+            ) {
+                longs(ids, 1, ids.size.toLong())
+            } else {
+                soft(given.getValue(name), node.info as TensorInfo)
+            }
         }
         return run(embedding, feeds, "inputs_embeds")
     }
@@ -92,7 +100,7 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
             "input_ids" to { longs(ids, 1, count) },
             "inputs_embeds" to { floats(rows, 1, count, rows.size / count) },
             "attention_mask" to { longs(LongArray(end) { 1 }, 1, end.toLong()) },
-            "position_ids" to { longs(LongArray(ids.size) { (position + it).toLong() }, 1, count) },
+            "position_ids" to { longs(LongArray(ids.size) { (position + it).toLong() }, 1, count) }
         )
         val feeds = step.filterKeys { it in decoder.inputNames }.mapValues { (_, make) -> make() }
         val logits = run(decoder, feeds, "logits", caches)
@@ -107,7 +115,7 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
         val cells = LongArray(image.cells.size) { image.cells[it].toLong() }
         val feeds = mapOf(
             "pixel_values" to floats(image.values, 1, count, image.width.toLong()),
-            "pixel_position_ids" to longs(cells, 1, count, 2),
+            "pixel_position_ids" to longs(cells, 1, count, 2)
         )
         return run(vision, feeds, "image_features")
     }
@@ -117,7 +125,8 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
         val there = ByteBuffer.allocateDirect(clip.count).apply { repeat(clip.count) { put(1) } }.rewind() as ByteBuffer
         val feeds = mapOf(
             "input_features" to floats(clip.values, 1, count, clip.width.toLong()),
-            "input_features_mask" to OnnxTensor.createTensor(environment, there, longArrayOf(1, count), OnnxJavaType.BOOL),
+            "input_features_mask" to
+                OnnxTensor.createTensor(environment, there, longArrayOf(1, count), OnnxJavaType.BOOL)
         )
         return run(speech, feeds, "audio_features")
     }
@@ -126,7 +135,7 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
         session: OrtSession,
         feeds: Map<String, OnnxTensor>,
         output: String,
-        caches: OnnxCaches? = null,
+        caches: OnnxCaches? = null
     ): FloatArray = try {
         val inputs = feeds + caches?.inputs.orEmpty()
         session.run(inputs, setOf(output), caches?.outputs.orEmpty()).use { result ->

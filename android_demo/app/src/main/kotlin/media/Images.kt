@@ -37,14 +37,19 @@ class Images(private val resolver: ContentResolver, private val scratch: File) {
     private fun decode(file: File): Bitmap {
         val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
         BitmapFactory.decodeFile(file.path, options)
-        options.inSampleSize = Integer.highestOneBit((maxOf(options.outWidth, options.outHeight) / LONGEST).coerceAtLeast(1))
+        options.inSampleSize =
+            Integer.highestOneBit((maxOf(options.outWidth, options.outHeight) / LONGEST).coerceAtLeast(1))
         options.inJustDecodeBounds = false
         return BitmapFactory.decodeFile(file.path, options) ?: throw IOException("this is no image: choose another")
     }
 
     private fun upright(bitmap: Bitmap, file: File): Bitmap {
         val turn = Matrix()
-        when (ExifInterface(file.path).getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)) {
+        when (
+            ExifInterface(
+                file.path
+            ).getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)
+        ) {
             ExifInterface.ORIENTATION_ROTATE_90 -> turn.postRotate(90f)
             ExifInterface.ORIENTATION_ROTATE_180 -> turn.postRotate(180f)
             ExifInterface.ORIENTATION_ROTATE_270 -> turn.postRotate(270f)

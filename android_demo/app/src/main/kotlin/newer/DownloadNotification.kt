@@ -20,7 +20,12 @@ fun showProgress(service: Service, text: String, share: Float) {
         .setName(service.getString(R.string.download_channel))
         .build()
     NotificationManagerCompat.from(service).createNotificationChannel(channel)
-    val open = PendingIntent.getActivity(service, 0, Intent(service, MainActivity::class.java), PendingIntent.FLAG_IMMUTABLE)
+    val open = PendingIntent.getActivity(
+        service,
+        0,
+        Intent(service, MainActivity::class.java),
+        PendingIntent.FLAG_IMMUTABLE
+    )
     val notification = NotificationCompat.Builder(service, CHANNEL)
         .setSmallIcon(R.drawable.ic_download)
         .setContentTitle(service.getString(R.string.downloading))

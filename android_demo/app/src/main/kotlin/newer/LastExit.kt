@@ -4,7 +4,7 @@ import android.app.ActivityManager
 import android.app.ApplicationExitInfo
 import android.content.Context
 import android.os.Build
-import dev.gemma4edge.core.device.gib
+import dev.gemma4edge.core.device.gigabytes
 
 /** Why the app ended the last time, where the system ended it for its memory; null otherwise, and before Android 11. */
 fun lastExit(context: Context): String? {
@@ -12,7 +12,9 @@ fun lastExit(context: Context): String? {
     val manager = context.getSystemService(Context.ACTIVITY_SERVICE) as ActivityManager
     val last = manager.getHistoricalProcessExitReasons(context.packageName, 0, 1).firstOrNull() ?: return null
     if (isTold(context, last.timestamp) || !isForMemory(last)) return null
-    return "Android ended the app the last time, when it held ${gib(last.rss * 1024)}: the model needs more memory " +
+    return "Android ended the app the last time, when it held ${gigabytes(
+        last.rss * 1024
+    )}: the model needs more memory " +
         "than was free. Close other apps, or use a smaller model or context."
 }
 

@@ -75,7 +75,7 @@ class BenchController(private val shared: Shared) {
             ratios = emptyList(),
             skipped = emptyMap(),
             notes = listOf("measured by the Android demo, its screen on"),
-            energy = null,
+            energy = null
         )
     }
 
@@ -89,7 +89,7 @@ class BenchController(private val shared: Shared) {
             text = text,
             media = emptyList(),
             memory = MemoryUse(null, resident(opened), resident(now), Resident(null, null, now.peak)),
-            notes = listOf("the engine was opened once, and the app's own memory is in the figures"),
+            notes = listOf("the engine was opened once, and the app's own memory is in the figures")
         )
     }
 
@@ -99,7 +99,7 @@ class BenchController(private val shared: Shared) {
         "${speed.length}",
         "%.2f s".format(speed.firstToken.median),
         rate(speed.prefill),
-        speed.decode?.let(::rate) ?: "",
+        speed.decode?.let(::rate) ?: ""
     )
 
     private fun rate(figure: Figure) = "%.1f/s ± %.0f %%".format(figure.median, 50 * figure.spread)

@@ -9,7 +9,7 @@ import dev.gemma4edge.core.chat.Conversation
 import dev.gemma4edge.core.chat.End
 import dev.gemma4edge.core.chat.Feed
 import dev.gemma4edge.core.chat.Generation
-import dev.gemma4edge.core.device.gib
+import dev.gemma4edge.core.device.gigabytes
 import dev.gemma4edge.core.media.Sound
 import dev.gemma4edge.core.media.readWav
 import dev.gemma4edge.core.prompt.Part
@@ -42,7 +42,7 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
                 loaded.title,
                 takesImages = MediaKind.IMAGE in kinds,
                 takesAudio = MediaKind.AUDIO in kinds,
-                memory = memory(),
+                memory = memory()
             )
         }
     }
@@ -189,7 +189,7 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
             .format(taken.firstToken, taken.tokens, taken.rate, ended)
     }
 
-    private fun memory() = gib(ProcessMemory.now().total)
+    private fun memory() = gigabytes(ProcessMemory.now().total)
 
     private fun withModel(block: suspend (Loaded) -> Unit) {
         val loaded = shared.loaded ?: return shared.notice("Load a model first.")

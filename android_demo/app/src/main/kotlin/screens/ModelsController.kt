@@ -15,7 +15,7 @@ import dev.gemma4edge.core.bundle.readManifest
 import dev.gemma4edge.core.bundle.verifyFiles
 import dev.gemma4edge.core.device.Fit
 import dev.gemma4edge.core.device.checkFit
-import dev.gemma4edge.core.device.gib
+import dev.gemma4edge.core.device.gigabytes
 import dev.gemma4edge.core.media.readProcessorConfig
 import dev.gemma4edge.core.text.Tokenizer
 import dev.gemma4edge.ui.BundleItem
@@ -24,12 +24,15 @@ import dev.gemma4edge.ui.LoadWarning
 import dev.gemma4edge.ui.ModelEvents
 import dev.gemma4edge.ui.ModelsState
 import dev.gemma4edge.ui.Screen
-import kotlinx.coroutines.launch
 import java.io.File
+import kotlinx.coroutines.launch
 
 /** Bundles: found, fetched, checked, loaded. */
-class ModelsController(private val context: Context, private val shared: Shared, private val onLoaded: (Loaded) -> Unit) :
-    ModelEvents {
+class ModelsController(
+    private val context: Context,
+    private val shared: Shared,
+    private val onLoaded: (Loaded) -> Unit
+) : ModelEvents {
     init {
         change { it.copy(pushFolder = shared.store.pushed.path) }
         refresh()
@@ -67,7 +70,7 @@ class ModelsController(private val context: Context, private val shared: Shared,
         dismissWarning()
         shared.launch {
             val manifest = shared.onDisk { readManifest(File(path)) }
-            val report = checkFit(manifest, shared.device.memory())
+            val report = checkFit(manifest.limits.minimumMemory, shared.device.memory())
             if (report.fit == Fit.FITS || anyway) {
                 open(File(path), manifest, EngineKind.entries.first { it.title == engine })
             } else {
@@ -82,13 +85,17 @@ class ModelsController(private val context: Context, private val shared: Shared,
         val folder = File(path)
         val files = readManifest(folder).files
         val total = files.sumOf { it.size }
-        val faults = verifyFiles(folder, files) { tellBusy("Checking files: ${gib(it)} of ${gib(total)}") }
+        val faults = verifyFiles(folder, files) { tellBusy("Checking files: ${gigabytes(it)} of ${gigabytes(total)}") }
         val told = faults.joinToString("\n") { "${it.path} ${it.reason}" }
         shared.notice(told.ifEmpty { "All ${files.size} files are as the manifest says." })
     }
 
     override fun delete(path: String) = busy("Deleting") {
-        if (shared.loaded?.bundle?.folder == File(path)) throw BundleException("this bundle is loaded: load another first")
+        if (shared.loaded?.bundle?.folder ==
+            File(path)
+        ) {
+            throw BundleException("this bundle is loaded: load another first")
+        }
         shared.store.delete(File(path))
     }
 
@@ -111,7 +118,9 @@ class ModelsController(private val context: Context, private val shared: Shared,
 
     private fun read(folder: File, manifest: Manifest): OpenBundle {
         val dialogue = manifest.dialogue
-            ?: throw BundleException("this model's chat template has no plain form: ${manifest.undescribed["all"].orEmpty()}")
+            ?: throw BundleException(
+                "this model's chat template has no plain form: ${manifest.undescribed["all"].orEmpty()}"
+            )
         val tokenizer = Tokenizer.read(File(folder, "tokenizer.json"))
         return OpenBundle(folder, manifest, dialogue, tokenizer, readProcessorConfig(folder))
     }
@@ -124,15 +133,19 @@ class ModelsController(private val context: Context, private val shared: Shared,
             found.folder.name,
             detail(found.manifest),
             EngineKind.of(found.manifest).map { it.title },
-            loaded = shared.loaded?.takeIf { it.bundle.folder == found.folder }?.kind?.title,
+            loaded = shared.loaded?.takeIf { it.bundle.folder == found.folder }?.kind?.title
         )
     }
 
     private fun detail(manifest: Manifest): String {
         val recipe = manifest.recipe
         val bits = "%.2f".format(recipe.bitsPerWeight)
-        return "${manifest.source.name}, ${recipe.name} ($bits bits), ${gib(manifest.files.sumOf { it.size })}, " +
-            "context ${manifest.limits.context}, needs ${gib(manifest.limits.minimumMemory)} of memory"
+        return "${manifest.source.name}, ${recipe.name} ($bits bits), ${gigabytes(
+            manifest.files.sumOf {
+                it.size
+            }
+        )}, " +
+            "context ${manifest.limits.context}, needs ${gigabytes(manifest.limits.minimumMemory)} of memory"
     }
 
     private fun showDownload(download: DownloadState?) {

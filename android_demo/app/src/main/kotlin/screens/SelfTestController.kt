@@ -49,7 +49,11 @@ class SelfTestController(private val shared: Shared) {
         val golden = readGolden(loaded.bundle.folder, entry)
         val positions = golden.inputs.ids.size + golden.facts.tokens.size
         val context = loaded.bundle.manifest.limits.context
-        if (positions > context) return GoldenRow(entry.name, null, "$positions positions do not fit the context of $context")
+        if (positions >
+            context
+        ) {
+            return GoldenRow(entry.name, null, "$positions positions do not fit the context of $context")
+        }
         return row(replay(golden, session, loaded.bundle.manifest.tokens.suppress))
     }
 
@@ -57,7 +61,11 @@ class SelfTestController(private val shared: Shared) {
         val greedy = result.greedy
         val differs = if (greedy.errors.isEmpty()) "" else ", other tokens at ${greedy.errors.joinToString()}"
         val ties = if (greedy.nearTies.isEmpty()) "" else ", near ties at ${greedy.nearTies.joinToString()}"
-        val logits = "KL %.1e, relative rms %.1e, at most %.2f logits".format(result.kl.average(), result.rms, result.largest)
+        val logits = "KL %.1e, relative rms %.1e, at most %.2f logits".format(
+            result.kl.average(),
+            result.rms,
+            result.largest
+        )
         return GoldenRow(result.name, result.passed, "${greedy.compared} tokens$differs$ties. $logits")
     }
 

@@ -9,6 +9,9 @@ import dev.gemma4edge.app.storage.BundleStore
 import dev.gemma4edge.core.chat.Engine
 import dev.gemma4edge.core.chat.EngineException
 import dev.gemma4edge.ui.AppState
+import java.io.File
+import java.io.IOException
+import java.util.concurrent.Executors
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
@@ -19,9 +22,6 @@ import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
-import java.io.File
-import java.io.IOException
-import java.util.concurrent.Executors
 
 /** What only an activity can do for a screen. */
 sealed interface Request {
@@ -66,7 +66,7 @@ class Shared(context: Context) {
     val images = Images(context.contentResolver, scratch)
     val store = BundleStore(
         own = File(context.filesDir, "bundles").apply { mkdirs() },
-        pushed = File(context.getExternalFilesDir(null) ?: context.filesDir, "bundles").apply { mkdirs() },
+        pushed = File(context.getExternalFilesDir(null) ?: context.filesDir, "bundles").apply { mkdirs() }
     )
 
     @Volatile

@@ -13,7 +13,11 @@ private val GREEDY = Sampling(doSample = false, temperature = 0.0, topK = 0, top
 fun benchPrompts(tokenizer: Tokenizer, lengths: List<Int>): Map<Int, String> {
     val sentence = tokenizer.encode(TEXT)
     return lengths.associateWith { length ->
-        String((0 until length).fold(ByteArray(0)) { bytes, at -> bytes + tokenizer.bytes(sentence[at % sentence.size]) })
+        String(
+            (0 until length).fold(ByteArray(0)) { bytes, at ->
+                bytes + tokenizer.bytes(sentence[at % sentence.size])
+            }
+        )
     }
 }
 
@@ -28,7 +32,7 @@ fun measure(
     prompts: Map<Int, String>,
     work: Work,
     told: (Int, Int) -> Unit = { _, _ -> },
-    keepGoing: () -> Boolean = { true },
+    keepGoing: () -> Boolean = { true }
 ): List<TextSpeed>? {
     val runs = prompts.mapValues { ArrayList<Generation>() }
     for (round in 0 until work.warmup + work.repeats) {
@@ -52,6 +56,6 @@ fun textSpeed(runs: List<Generation>): TextSpeed {
         length,
         Figure.of(runs.map { it.firstToken }),
         Figure.of(runs.map { length / it.firstToken }),
-        rates.takeIf { it.isNotEmpty() }?.let(Figure::of),
+        rates.takeIf { it.isNotEmpty() }?.let(Figure::of)
     )
 }

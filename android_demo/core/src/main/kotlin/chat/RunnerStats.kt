@@ -8,7 +8,7 @@ import kotlinx.serialization.json.Json
 @Serializable
 data class RunnerStats(
     @SerialName("prompt_tokens") val promptTokens: Int,
-    @SerialName("generated_tokens") val generatedTokens: Int,
+    @SerialName("generated_tokens") val generatedTokens: Int
 ) {
     /** Written in this turn: the first token comes out of the prompt and is not counted. */
     val tokens get() = generatedTokens + 1

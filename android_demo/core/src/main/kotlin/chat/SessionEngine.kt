@@ -7,8 +7,8 @@ import dev.gemma4edge.core.prompt.Segment
 import dev.gemma4edge.core.prompt.modelInputs
 import dev.gemma4edge.core.session.Sampler
 import dev.gemma4edge.core.session.Session
+import dev.gemma4edge.core.text.Speller
 import dev.gemma4edge.core.text.Tokenizer
-import dev.gemma4edge.core.text.Utf8Stream
 import kotlin.time.TimeSource
 
 /**
@@ -53,7 +53,6 @@ class SessionEngine(
             if (tokens == 1) first = begun.seconds()
             val end = whyEnd(token, tokens, limit)
             if (end != null) {
-                onText(speller.end())
                 val decoding = begun.seconds() - first
                 return Generation(session.position, tokens, tokenizer.spell(token), first, decoding, end)
             }
@@ -86,14 +85,4 @@ class SessionEngine(
     }
 
     private fun TimeSource.Monotonic.ValueTimeMark.seconds() = elapsedNow().inWholeNanoseconds / 1e9
-}
-
-/** Tokens to text, marks by their names. */
-private class Speller(private val tokenizer: Tokenizer) {
-    private val stream = Utf8Stream()
-
-    fun add(token: Int): String =
-        if (tokenizer.isSpecial(token)) stream.end() + tokenizer.piece(token) else stream.add(tokenizer.bytes(token))
-
-    fun end(): String = stream.end()
 }

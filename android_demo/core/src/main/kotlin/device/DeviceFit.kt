@@ -1,7 +1,5 @@
 package dev.gemma4edge.core.device
 
-import dev.gemma4edge.core.bundle.Manifest
-
 /** Bytes, as the system tells them. */
 data class DeviceMemory(val total: Long, val available: Long)
 
@@ -21,8 +19,8 @@ data class FitReport(val fit: Fit, val needed: Long, val memory: DeviceMemory) {
     /** One line for the user; empty where there is nothing to warn of. */
     val warning: String
         get() {
-            val need = "This model needs ${gib(needed)}."
-            val have = "The device has ${gib(memory.total)}, ${gib(memory.available)} of it free."
+            val need = "This model needs ${gigabytes(needed)}."
+            val have = "The device has ${gigabytes(memory.total)}, ${gigabytes(memory.available)} of it free."
             return when (fit) {
                 Fit.FITS -> ""
                 Fit.TIGHT -> "$need $have Close other apps first, or the system may end this one."
@@ -32,17 +30,17 @@ data class FitReport(val fit: Fit, val needed: Long, val memory: DeviceMemory) {
 }
 
 /** Compares the manifest's `minimum_memory`, weights and cache at the full context, with what the device has. */
-fun checkFit(manifest: Manifest, memory: DeviceMemory): FitReport {
-    val needed = manifest.limits.minimumMemory
-    val fit =
-        when {
-            needed > memory.total -> Fit.TOO_LARGE
-            needed > memory.available -> Fit.TIGHT
-            else -> Fit.FITS
-        }
+fun checkFit(needed: Long, memory: DeviceMemory): FitReport {
+    val fit = when {
+        needed > memory.total -> Fit.TOO_LARGE
+        needed > memory.available -> Fit.TIGHT
+        else -> Fit.FITS
+    }
     return FitReport(fit, needed, memory)
 }
 
-/** Bytes as GiB, or as MiB below one. */
-fun gib(bytes: Long): String =
-    if (bytes < 1L shl 30) "%.0f MiB".format(bytes / 1048576.0) else "%.1f GiB".format(bytes / 1073741824.0)
+/** Bytes as `7.3 GB`, in decimal units, halves upwards. */
+fun gigabytes(count: Long): String {
+    val tenths = (count + 50_000_000) / 100_000_000
+    return "${tenths / 10}.${tenths % 10} GB"
+}

@@ -1,6 +1,6 @@
 package dev.gemma4edge.core.download
 
-import dev.gemma4edge.core.device.gib
+import dev.gemma4edge.core.device.gigabytes
 import kotlin.time.ComparableTimeMark
 import kotlin.time.Duration.Companion.seconds
 import kotlin.time.TimeSource
@@ -10,16 +10,16 @@ class Rate(private val clock: TimeSource.WithComparableMarks = TimeSource.Monoto
     private var begun: ComparableTimeMark? = null
     private var there = 0L
 
-    /** In words: `1.2 GiB of 6.7 GiB, 12 MiB/s, 8m left`. */
+    /** In words: `1.2 GB of 6.7 GB, 12 MB/s, 8m left`. */
     fun tell(done: Long, total: Long): String {
         val start = begun ?: clock.markNow().also {
             begun = it
             there = done
         }
         val passed = start.elapsedNow().inWholeMilliseconds / 1000.0
-        val share = "${gib(done)} of ${gib(total)}"
+        val share = "${gigabytes(done)} of ${gigabytes(total)}"
         if (passed < 1 || done <= there) return share
         val speed = (done - there) / passed
-        return "$share, ${gib(speed.toLong())}/s, ${((total - done) / speed).toLong().seconds} left"
+        return "$share, ${(speed / 1e6).toLong()} MB/s, ${((total - done) / speed).toLong().seconds} left"
     }
 }

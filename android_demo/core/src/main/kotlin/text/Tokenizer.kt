@@ -63,6 +63,9 @@ class Tokenizer private constructor(file: TokenizerFile) {
     /** Whether an id is a mark that stands for no text. */
     fun isSpecial(id: Int): Boolean = id in specials
 
+    /** Whether an id is a byte of a character that the vocabulary lacks. */
+    fun isByte(id: Int): Boolean = BYTE.matches(piece(id))
+
     /** As the vocabulary has it: a mark's own spelling, `▁` for spaces. */
     fun piece(id: Int): String = pieces[id] ?: throw IllegalArgumentException("there is no token $id")
 
