@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from android_demo.checks import code
+from android_demo.checks import code, resources, style
 from android_demo.checks.outcome import Outcome, failed, passed, skipped, summary
 from android_demo.checks.toolchain import fetch
 
@@ -21,6 +21,10 @@ def run(build: Path) -> Iterator[Outcome]:
     vectors = build / "vectors"
     yield write_vectors(vectors)
     yield from code.check_core(tools, build, vectors)
+    yield from code.check_ui(tools, build)
+    yield from code.check_app(tools, build)
+    yield style.check(tools, code.DEMO)
+    yield from resources.check(code.DEMO)
 
 
 def write_vectors(folder: Path) -> Outcome:

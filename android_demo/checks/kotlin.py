@@ -33,7 +33,7 @@ def compile_kotlin(
         plugins: of the compiler, by the names of its jars.
     """
     classpath = os.pathsep.join(str(tools.lib / f"{name}.jar") for name in COMPILER)
-    command = ["java", "-Xmx2g", "-cp", classpath, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
+    command = ["java", "-Xmx2g", "-XX:+UseSerialGC", "-cp", classpath, "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
                "-no-stdlib", "-no-reflect", "-kotlin-home", str(tools.kotlin), "-jvm-target", TARGET,
                *(f"-Xplugin={tools.lib / name}.jar" for name in plugins), *options,
                "-cp", os.pathsep.join(map(str, [tools.lib / "kotlin-stdlib.jar", *libraries])),

