@@ -20,6 +20,9 @@ import org.pytorch.executorch.extension.llm.LlmModuleConfig
 /** Positions that every `.pte` takes in one call; text is handed over in parts of so many tokens. */
 private const val STEP = 256
 
+/** The runner refuses higher temperatures. */
+private const val HOTTEST = 1f
+
 /**
  * ExecuTorch's stock multimodal runner. It takes a temperature but neither top-k nor top-p, suppresses no tokens, and
  * opens one sequence, which goes on from call to call.
@@ -56,7 +59,7 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
         onText: (String) -> Unit
     ): Generation = asking {
         stopped = false
-        val writing = Writing(onText, enough = { stopped || it == limit }, stop = module::stop)
+        val writing = Writing(onText, enough = { stopped || it >= limit }, stop = module::stop)
         val parts = segments.flatMap(::parts)
         parts.dropLast(1).forEach(::takeIn)
         val last = parts.last() as Segment.Text // prompts end with the mark of the model's turn
@@ -75,7 +78,7 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
         .create()
         .echo(false)
         .seqLen(manifest.limits.context)
-        .temperature(if (sampling.doSample) sampling.temperature.toFloat() else 0f)
+        .temperature(if (sampling.doSample) sampling.temperature.toFloat().coerceAtMost(HOTTEST) else 0f)
         .build()
 
     private fun parts(segment: Segment): List<Segment> =
