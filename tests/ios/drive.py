@@ -39,9 +39,9 @@ class Packages:
 
     def __init__(self, bundle: Path) -> None:
         self.artifact: Artifact = read_manifest(bundle).artifacts["coreml"]
-        host = cast(Host, self.artifact.host)
-        self.chunks = [Package(bundle / file) for file in host.chunks]
-        self.heads = [Package(bundle / file) for file in host.heads]
+        self.host = cast(Host, self.artifact.host)
+        self.chunks = [Package(bundle / file) for file in self.host.chunks]
+        self.heads = [Package(bundle / file) for file in self.host.heads]
         self.embedders = {role: Package(bundle / self.artifact.programs[role].file)
                           for role in ("vision", "speech") if role in self.artifact.programs}  # fmt: skip
         self.states: list[State] = []

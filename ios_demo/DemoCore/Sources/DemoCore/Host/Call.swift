@@ -33,14 +33,15 @@ public func planCalls(from start: Int, blocks: [Int?], prefill: Int) throws -> [
 ///
 /// - Parameter inside: positions of images, which a step holds whole.
 /// - Throws: `UserError` if an image is longer than a step.
-func steps(inside: [Bool], longest: Int) throws -> [Range<Int>] {
+public func steps(inside: [Bool], longest: Int) throws -> [Range<Int>] {
   var found: [Range<Int>] = []
   var start = 0
   while start < inside.count {
     var stop = min(start + longest, inside.count)
     while stop > start, stop < inside.count, inside[stop], inside[stop - 1] { stop -= 1 }
     guard stop > start else {
-      throw UserError("an image takes more than the \(longest) positions of a step: use a smaller one, or export the "
+      throw UserError(
+        "an image takes more than the \(longest) positions of a step: use a smaller one, or export the "
           + "bundle again with larger images")
     }
     found.append(start..<stop)

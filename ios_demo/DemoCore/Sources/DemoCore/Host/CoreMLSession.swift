@@ -90,23 +90,6 @@ public actor CoreMLSession: Engine {
   }
 }
 
-extension Tensor {
-  /// Writes rows over those that are wanted, one after another.
-  ///
-  /// - Throws: `UserError` if there are more or fewer.
-  fileprivate mutating func place(_ rows: [Float], where wanted: [Bool]) throws {
-    let places = wanted.indices.filter { wanted[$0] }
-    guard places.count * rowLength == rows.count else {
-      throw UserError("\(places.count) placeholders stand for \(rows.count / rowLength) soft tokens: leave out marks "
-          + "such as <|image|>")
-    }
-    for (index, place) in places.enumerated() {
-      let row = rows[index * rowLength..<(index + 1) * rowLength]
-      values.replaceSubrange(place * rowLength..<(place + 1) * rowLength, with: row)
-    }
-  }
-}
-
 /// `[n, width]` -> `[1, length, width]`, zeros at the end.
 private func padded(_ rows: ArraySlice<Float>, to length: Int, width: Int) -> Tensor {
   Tensor([1, length, width], rows + Array(repeating: 0, count: length * width - rows.count))

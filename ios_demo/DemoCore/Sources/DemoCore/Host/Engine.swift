@@ -25,7 +25,8 @@ extension Engine {
   /// - Throws: `UserError` if so many more positions do not fit.
   public func requireRoom(for count: Int) throws {
     guard position + count <= context else {
-      throw UserError("\(position + count) positions do not fit the context of \(context): shorten the prompt, or export "
+      throw UserError(
+        "\(position + count) positions do not fit the context of \(context): shorten the prompt, or export "
           + "the bundle again with a larger context")
     }
   }

@@ -14,6 +14,10 @@ public struct Manifest: Record {
   public let tokens: Tokens
   public let sampling: Sampling
   public let limits: Limits
+  /// Nil: see `undescribed`.
+  public let dialogue: Dialogue?
+  /// Part of the chat template that `dialogue` leaves out, `all` or `tools`: why.
+  public let undescribed: [String: String]?
   public let tensors: [TensorDigest]
   public let goldens: [GoldenEntry]
   /// Package to version.

@@ -14,7 +14,8 @@ public enum ManifestReader {
   public static func read(bundle: URL) throws -> Manifest {
     let path = bundle.appending(path: file)
     guard let data = try? Data(contentsOf: path) else {
-      throw UserError("\(bundle.lastPathComponent) holds no \(file): choose a folder that `make export` wrote under dist/")
+      throw UserError(
+        "\(bundle.lastPathComponent) holds no \(file): choose a folder that `make export` wrote under dist/")
     }
     return try decode(data)
   }
@@ -47,7 +48,8 @@ public enum ManifestReader {
       throw UserError("\(file) says no format_version: export the bundle again")
     }
     if version > formatVersion {
-      throw UserError("\(file) was made by a newer version (format_version \(version), this app reads "
+      throw UserError(
+        "\(file) was made by a newer version (format_version \(version), this app reads "
           + "\(formatVersion)): update the app")
     }
     if version < formatVersion {

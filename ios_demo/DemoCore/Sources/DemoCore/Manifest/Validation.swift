@@ -14,7 +14,8 @@ extension Manifest {
       try require(isCount(artifact.cache.fixed) && isCount(artifact.cache.perPosition), "artifacts.\(format).cache")
     }
     for path in namedPaths where !isInside(path) {
-      throw UserError("\(ManifestReader.file) names \(path.debugDescription), which leads out of the bundle: "
+      throw UserError(
+        "\(ManifestReader.file) names \(path.debugDescription), which leads out of the bundle: "
           + "export the bundle again")
     }
   }

@@ -26,6 +26,21 @@ public struct ImagePatches: Sendable, Equatable {
 
   /// Soft tokens that it takes.
   public var count: Int { patches.shape[0] }
+
+  /// The image that the patches were cut from, `[1, 3, height, width]`.
+  public var planes: Tensor {
+    let side = ImageProcessor.patch
+    let columns = Int(cells.asRows.map { $0[0] }.max() ?? -1) + 1
+    let (width, height) = (columns * side, count / max(columns, 1) * side)
+    var planes = Tensor([1, 3, height, width], repeating: 0)
+    for (patch, cell) in zip(patches.asRows, cells.asRows) {
+      for (index, value) in patch.enumerated() {
+        let (y, x) = (Int(cell[1]) * side + index / (side * 3), Int(cell[0]) * side + index / 3 % side)
+        planes.values[(index % 3 * height + y) * width + x] = value
+      }
+    }
+    return planes
+  }
 }
 
 /// A clip as the model takes it, without padding.
