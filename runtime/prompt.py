@@ -142,13 +142,14 @@ class Prompter:
         """The prompt's text, with a placeholder for each image, video or clip.
 
         Args:
-            options: of the template: `tools`, `enable_thinking`.
+            options: of the template: `tools`, `enable_thinking`, `add_generation_prompt`.
 
         Raises:
             UserError: the template refuses the messages or options.
         """
         try:
-            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+            settings = {"add_generation_prompt": True} | options
+            return self.processor.apply_chat_template(messages, tokenize=False, **settings)
         except Exception as error:  # it is a program, and may come to anything
             raise UserError(f"the chat template refuses the messages or tools ({first_line(error)}): "
                             "change them, or copy chat_template.jinja again") from None  # fmt: skip
