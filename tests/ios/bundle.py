@@ -19,18 +19,20 @@ from runtime.references import open_reference
 STEPS = 8  # tokens of each golden
 
 
-def make_bundle(build: Path) -> Path:
-    """Raises:
-    UserError: the export fails.
+def make_bundle(bundle: Path, build: Path) -> None:
     """
-    bundle = build / "ios" / "tiny-int4"
+    Args:
+        build: folder of quantized checkpoints and other things on the way.
+
+    Raises:
+        UserError: the export fails.
+    """
     words = [sys.executable, "-m", "export", "--target", "ios", "--reference", "none", "--build", str(build),
              "--out", str(bundle)]  # fmt: skip
     done = subprocess.run(words, text=True, capture_output=True, env=os.environ | {"NO_COLOR": "1"})
     if done.returncode:
         raise UserError(f"`{' '.join(words)}` fails: {first_line(Exception(done.stderr))}")
     _add_goldens(bundle, build / "quantized" / bundle.name)
-    return bundle
 
 
 def _add_goldens(bundle: Path, quantized: Path) -> None:

@@ -1,14 +1,14 @@
 """What passed, failed and was skipped, told as it comes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.markup import escape
 
-from runtime.errors import UserError, one_line
+from runtime.errors import UserError
 
 console = Console()
 
@@ -32,16 +32,18 @@ class Results:
         try:
             with console.status(escape(name)):
                 yield
-        except (Failed, UserError, AssertionError) as error:
-            self.failed += 1
-            console.print(f"[bold red]FAIL[/] {escape(name)}\n{escape(str(error) or one_line(error))}", highlight=False)
+        except (Failed, UserError) as error:
+            self.fail(name, str(error))
         else:
-            self.passed += 1
-            console.print(f"[green]ok[/]   {escape(name)} [dim]{time.monotonic() - begun:.1f} s[/]", highlight=False)
+            self.hold(f"{name} ({time.monotonic() - begun:.1f} s)")
 
-    def run(self, name: str, work: Callable[[], None]) -> None:
-        with self.check(name):
-            work()
+    def hold(self, name: str) -> None:
+        self.passed += 1
+        console.print(f"[green]ok[/]   {escape(name)}", highlight=False, soft_wrap=True)
+
+    def fail(self, name: str, reason: str) -> None:
+        self.failed += 1
+        console.print(f"[bold red]FAIL[/] {escape(name)}\n{escape(reason)}", highlight=False, soft_wrap=True)
 
     def skip(self, name: str, reason: str) -> None:
         self.skipped[name] = reason

@@ -4,7 +4,7 @@ import Foundation
 public enum ManifestReader {
   public static let file = "manifest.json"
   /// Of the schema that this app knows.
-  public static let formatVersion = 1
+  public static let formatVersion = 2
   /// Bytes; that of the 12B has a tenth.
   static let largest = 4 << 20
 

@@ -1,0 +1,46 @@
+"""Command line: `python -m tests.ios` checks the iOS demo without Xcode. The last line counts what passed and failed."""
+
+import sys
+from pathlib import Path
+
+from runtime.errors import UserError
+from tests.ios.bundle import make_bundle
+from tests.ios.driving import check_driving
+from tests.ios.project import check_project
+from tests.ios.results import Results
+from tests.ios.swift import check_core, check_sources
+from tests.ios.toolchain import Toolchain, find_toolchain
+from tests.vectors.__main__ import write_vectors
+
+ROOT = Path(__file__).parents[2]
+DEMO, BUILD = ROOT / "ios_demo", ROOT / "build"
+SCRATCH = BUILD / "ios" / "swift"
+
+
+def main() -> int:
+    results = Results()
+    check_project(DEMO, results)
+    try:
+        swift = find_toolchain(ROOT)
+    except UserError as error:
+        results.skip("all that needs Swift", str(error))
+    else:
+        _check_with(swift, results)
+    print(results.line, flush=True)
+    return bool(results.failed)
+
+
+def _check_with(swift: Toolchain, results: Results) -> None:
+    check_sources(swift, DEMO, results)
+    vectors, bundle = BUILD / "ios" / "vectors", BUILD / "ios" / "bundle" / "tiny-int4"
+    write_vectors(vectors)
+    check_core(swift, DEMO / "DemoCore", SCRATCH, vectors, results)
+    with results.check("the embedded model is exported for iOS"):
+        make_bundle(bundle, BUILD)
+    if bundle.exists():
+        drive = SCRATCH / "debug" / "drive"
+        check_driving(lambda name: swift.command(str(drive), str(bundle), name, folder=ROOT), bundle, results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
