@@ -15,7 +15,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify chat bench test lint clean
+.PHONY: export verify chat bench test test-ios demo-ios lint clean
 
 export: $(READY)
 	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(OPTIONS)
@@ -31,6 +31,13 @@ bench: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest
+
+test-ios: $(READY)
+	$(RUN) -m ios_demo.checks
+
+demo-ios: TARGET = ios
+demo-ios: $(READY)
+	$(RUN) -m ios_demo.checks.place $(BUNDLE)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

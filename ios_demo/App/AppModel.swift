@@ -32,7 +32,9 @@ final class AppModel {
   }
 
   func fit(_ bundle: StoredBundle) -> DeviceFit {
-    DeviceFit(bundle.manifest, available: ProcessMemory.available)
+    DeviceFit(
+      needed: bundle.manifest.limits.minimumMemory, total: Int(ProcessInfo.processInfo.physicalMemory),
+      available: ProcessMemory.available)
   }
 
   /// Whatever was loaded before goes first: two models do not fit.

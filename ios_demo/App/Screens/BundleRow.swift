@@ -46,7 +46,7 @@ struct BundleRow: View {
 
   private func ask(_ choice: EngineChoice) {
     doubtful = choice
-    if model.fit(bundle).fits { load() }
+    if model.fit(bundle).verdict == .fits { load() }
   }
 
   private func load() {

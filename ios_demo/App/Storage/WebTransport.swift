@@ -13,6 +13,7 @@ struct WebTransport: Transport {
     switch response.statusCode {
     case 206: return Answer(offset: offset, bytes: receiver.bytes)
     case 200: return Answer(offset: 0, bytes: receiver.bytes)
+    case 416: return Answer(offset: 0, bytes: AsyncThrowingStream { nil })  // it has no such part: another file
     default: throw UserError("\(path): the server answers \(response.statusCode): look at the address")
     }
   }

@@ -17,14 +17,20 @@ final class Scratch: Sendable {
   }
 }
 
-/// The vectors' smallest good manifest, with other files.
+/// A good manifest of the vectors with other files.
 func manifestData(files: [String: Data]) throws -> Data {
-  var facts = try Vectors.manifest()
-  facts["files"] = .array(
-    files.sorted { $0.key < $1.key }.map { path, data in
+  try manifestData(
+    entries: files.sorted { $0.key < $1.key }.map { path, data in
       var checksum = Checksum()
       checksum.update(data)
-      return ["path": .string(path), "size": .number(Double(data.count)), "sha256": .string(checksum.finish())]
+      return (path, data.count, checksum.finish())
     })
+}
+
+func manifestData(entries: [(path: String, size: Int, sha256: String)]) throws -> Data {
+  let text = ManifestTests.topic.good.first?.text ?? ""
+  var facts = try JSONDecoder().decode([String: JSONValue].self, from: Data(text.utf8))
+  facts["files"] = .array(
+    entries.map { ["path": .string($0.path), "size": .number(Double($0.size)), "sha256": .string($0.sha256)] })
   return try JSONEncoder().encode(facts)
 }

@@ -19,8 +19,8 @@ public struct BundleFiles: Sendable {
 
   /// Bytes, 0 where there is none.
   func size(_ path: URL) -> Int {
-    let values = try? path.resourceValues(forKeys: [.fileSizeKey])
-    return values?.fileSize ?? 0
+    let attributes = try? FileManager.default.attributesOfItem(atPath: path.path)
+    return attributes?[.size] as? Int ?? 0
   }
 
   /// Those whose size is not the manifest's. Files get their names only once their sha256 is right.

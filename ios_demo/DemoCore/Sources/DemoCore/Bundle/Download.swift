@@ -10,7 +10,7 @@ public protocol Transport: Sendable {
 
 /// What a transport brings.
 public struct Answer: Sendable {
-  /// Where it begins: 0 where a server does not know ranges.
+  /// Where it begins: 0 where a server does not know ranges, or not this one.
   public let offset: Int
   /// From there on.
   public let bytes: AsyncThrowingStream<Data, any Error>
@@ -60,21 +60,29 @@ public struct Download: Sendable {
 
   private func fetch(_ file: File, progress: (Int) -> Void) async throws {
     let partial = files.partial(file)
-    try FileManager.default.createDirectory(
-      at: partial.deletingLastPathComponent(), withIntermediateDirectories: true)
-    if files.size(partial) < file.size {
-      try await append(file, to: partial, progress: progress)
+    try prepare(partial, for: file)
+    if files.size(partial) < file.size { try await append(file, to: partial, progress: progress) }
+    guard files.size(partial) >= file.size else {
+      throw UserError("\(file.path) was cut short: start the download again, it goes on from there")
     }
-    guard files.size(partial) == file.size, try Checksum.of(partial) == file.sha256 else {
-      try? FileManager.default.removeItem(at: partial)
-      throw UserError("\(file.path) arrived damaged: start the download again, it goes on with this file")
+    guard try Checksum.of(partial) == file.sha256 else {
+      try FileManager.default.removeItem(at: partial)
+      throw UserError("\(file.path) arrived damaged: start the download again, it begins anew with this file")
     }
     try? FileManager.default.removeItem(at: files.path(file))
     try FileManager.default.moveItem(at: partial, to: files.path(file))
   }
 
+  /// What is longer than the file cannot be its beginning.
+  private func prepare(_ partial: URL, for file: File) throws {
+    let folder = partial.deletingLastPathComponent()
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    if !FileManager.default.fileExists(atPath: partial.path) || files.size(partial) > file.size {
+      try Data().write(to: partial)
+    }
+  }
+
   private func append(_ file: File, to partial: URL, progress: (Int) -> Void) async throws {
-    if !FileManager.default.fileExists(atPath: partial.path) { try Data().write(to: partial) }
     let answer = try await transport.fetch(file.path, from: files.size(partial))
     let handle = try FileHandle(forWritingTo: partial)
     defer { try? handle.close() }

@@ -31,7 +31,7 @@ public actor Conversation {
     self.engine = engine
     self.tokenizer = tokenizer
     self.tokens = tokens
-    sampler = Sampler(sampling, tokens: tokens)
+    sampler = Sampler(sampling, suppressed: tokens.suppress)
     if !system.isEmpty { messages = [Message(.system, system)] }
   }
 

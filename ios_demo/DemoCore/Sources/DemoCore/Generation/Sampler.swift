@@ -8,22 +8,29 @@ public struct Sampler: Sendable {
   private var random: SplitMix64
 
   /// - Parameter seed: by default another one each time.
-  public init(_ sampling: Sampling, tokens: Tokens, seed: UInt64 = .random(in: 0 ... .max)) {
+  public init(_ sampling: Sampling, suppressed: [Int], seed: UInt64 = .random(in: 0 ... .max)) {
     self.sampling = sampling
-    suppressed = tokens.suppress
+    self.suppressed = suppressed
     random = SplitMix64(state: seed)
   }
 
   public mutating func choose(_ logits: [Float]) -> Int {
     guard sampling.doSample, sampling.temperature > 0 else { return greedy(logits, suppressed: suppressed) }
     let chances = probabilities(suppress(logits, suppressed), sampling)
-    var left = Double.random(in: 0..<1, using: &random)
-    for (token, chance) in chances {
-      left -= chance
-      if left < 0 { return token }
-    }
-    return chances[0].token  // where rounding left the sum below 1
+    return draw(chances, .random(in: 0..<1, using: &random))
   }
+}
+
+/// The first token, in ascending order, at which chances add up to more than a number from [0, 1).
+func draw(_ chances: [Int: Double], _ number: Double) -> Int {
+  let ascending = chances.sorted { $0.key < $1.key }
+  let total = ascending.reduce(0) { $0 + $1.value }
+  var sum = 0.0
+  for (token, chance) in ascending {
+    sum += chance
+    if sum / total > number { return token }
+  }
+  return ascending.last?.key ?? 0
 }
 
 /// The likeliest token, the first of equals.
@@ -38,9 +45,9 @@ func suppress(_ logits: [Float], _ ids: [Int]) -> [Float] {
   return kept
 }
 
-/// Tokens that may come, likeliest first, after temperature, top-k and top-p, in this order, as `generate()` of
-/// transformers applies them. Top-p keeps the smallest set of the likeliest whose chances add up to at least `topP`.
-public func probabilities(_ logits: [Float], _ sampling: Sampling) -> [(token: Int, chance: Double)] {
+/// Chances of the tokens that may come, after temperature, top-k and top-p, in this order, as `generate()` of transformers
+/// applies them. Top-p keeps the smallest set of the likeliest whose chances add up to at least `topP`.
+func probabilities(_ logits: [Float], _ sampling: Sampling) -> [Int: Double] {
   let kept = largest(sampling.topK == 0 ? logits.count : sampling.topK, of: logits)
   let chances = softmax(kept.map { Double(logits[$0]) / sampling.temperature })
   var before = 0.0
@@ -49,7 +56,7 @@ public func probabilities(_ logits: [Float], _ sampling: Sampling) -> [(token: I
     return before < sampling.topP
   }
   let total = nucleus.reduce(0) { $0 + $1.1 }
-  return nucleus.map { (token: $0.0, chance: $0.1 / total) }
+  return Dictionary(uniqueKeysWithValues: nucleus.map { ($0.0, $0.1 / total) })
 }
 
 /// Indices of the largest values, largest first, equal ones by index.

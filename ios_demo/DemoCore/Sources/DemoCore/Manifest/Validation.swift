@@ -9,6 +9,8 @@ extension Manifest {
     try sampling.validate()
     try require([8, 32].contains(recipe.kvBits), "recipe.kv_bits")
     try require(files.allSatisfy { isCount($0.size) }, "files.size")
+    try require(tensors.allSatisfy { $0.shape.count <= 8 && $0.shape.allSatisfy(isCount) }, "tensors.shape")
+    try dialogue?.validate()
     for (format, artifact) in artifacts {
       try artifact.host?.validate("artifacts.\(format).host")
       try require(isCount(artifact.cache.fixed) && isCount(artifact.cache.perPosition), "artifacts.\(format).cache")
@@ -49,6 +51,14 @@ extension Host {
       let sizes = [layers.slots, layers.headDim, layers.window ?? 1]
       try require(sizes.allSatisfy(isPositive), "\(path).attention.\(kind)")
     }
+  }
+}
+
+extension Dialogue {
+  fileprivate func validate() throws {
+    try require(Set(turns.keys).isSubset(of: ["system", "user", "model"]), "dialogue.turns")
+    try require(Set(media.keys).isSubset(of: ["image", "audio", "video"]), "dialogue.media")
+    try require(Set(order).isSubset(of: ["image", "video", "audio", "text"]), "dialogue.order")
   }
 }
 

@@ -1,16 +1,17 @@
-"""Command line: `python -m tests.ios` checks the iOS demo without Xcode. The last line counts what passed and failed."""
+"""`python -m ios_demo.checks`: all checks, and a last line `N passed, N failed`."""
 
 import sys
 from pathlib import Path
 
-from runtime.errors import UserError
-from tests.ios.bundle import make_bundle
-from tests.ios.driving import check_driving
-from tests.ios.project import check_project
-from tests.ios.results import Results
-from tests.ios.swift import check_core, check_sources
-from tests.ios.toolchain import Toolchain, find_toolchain
 from tests.vectors.__main__ import write_vectors
+
+from ios_demo.checks.bundle import make_bundle
+from ios_demo.checks.driving import check_driving
+from ios_demo.checks.project import check_project
+from ios_demo.checks.results import Results
+from ios_demo.checks.swift import check_core, check_sources
+from ios_demo.checks.toolchain import Toolchain, find_toolchain
+from runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEMO, BUILD = ROOT / "ios_demo", ROOT / "build"

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from tests.ios.results import Failed, Results, console
-from tests.ios.toolchain import Toolchain
+from ios_demo.checks.results import Failed, Results, console
+from ios_demo.checks.toolchain import Toolchain
 
 PASSED = re.compile(r"^✔ Test (?!run with)(.+) passed after", re.MULTILINE)
 FAILED = re.compile(r"^✘ Test (?!run with)(.+) failed after", re.MULTILINE)
@@ -15,7 +15,7 @@ def check_core(swift: Toolchain, core: Path, scratch: Path, vectors: Path, resul
     with console.status("swift test"):
         done = swift.run("env", f"VECTORS={vectors}", "swift", "test", "--scratch-path", str(scratch), folder=core)
     passed, failed = PASSED.findall(done.stdout), FAILED.findall(done.stdout)
-    if not passed or done.returncode and not failed:
+    if not passed or (done.returncode and not failed):
         failed = ["it does not build"]
     if failed:
         console.print(done.stdout, markup=False, highlight=False)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ios_demo.checks.drive import Change, Inputs, Outcome, Packages, replay
+from ios_demo.checks.results import Failed, Results
 from runtime import goldens
 from runtime.gates import GATES
 from runtime.manifest import Attention, Host, read_manifest
 from runtime.metrics import compare_forced
-from tests.ios.drive import Change, Inputs, Outcome, Packages, replay
-from tests.ios.results import Failed, Results
 
 Drive = Callable[[str], Sequence[str]]  # the name of a golden -> the command that replays it
 LARGEST_KL = 1e-4  # nats, mean over positions; packages in fp16 have a tenth of it

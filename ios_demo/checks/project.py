@@ -8,7 +8,7 @@ from typing import Any
 
 from pbxproj import XcodeProject
 
-from tests.ios.results import Failed, Results
+from ios_demo.checks.results import Failed, Results
 
 PROJECT = Path("Gemma4Edge.xcodeproj")
 RESOLVED = PROJECT / "project.xcworkspace/xcshareddata/swiftpm/Package.resolved"

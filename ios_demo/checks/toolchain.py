@@ -8,14 +8,13 @@ changes.
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
+from ios_demo.checks.results import console
 from runtime.errors import UserError, one_line
-from tests.ios.results import console
 
 SUITE = "trixie"
 PACKAGES = "swiftlang", "libc6-dev", "libstdc++-14-dev"

@@ -42,7 +42,7 @@ class Packages:
         self.host = cast(Host, self.artifact.host)
         self.chunks = [Package(bundle / file) for file in self.host.chunks]
         self.heads = [Package(bundle / file) for file in self.host.heads]
-        self.embedders = {role: Package(bundle / self.artifact.programs[role].file)
+        self.embedders: dict[str, Package] = {role: Package(bundle / self.artifact.programs[role].file)
                           for role in ("vision", "speech") if role in self.artifact.programs}  # fmt: skip
         self.states: list[State] = []
 
@@ -102,9 +102,7 @@ def _serve(asked: IO[bytes], answers: IO[bytes], packages: Packages, change: Cha
             _answer(answers, _run(call, request, _read(asked, request["inputs"]), packages, change))
 
 
-def _run(
-    call: str, request: dict[str, Any], inputs: Inputs, packages: Packages, change: Change
-) -> NDArray[np.float32]:
+def _run(call: str, request: dict[str, Any], inputs: Inputs, packages: Packages, change: Change) -> NDArray[np.float32]:
     if call == "chunks":
         return packages.run_chunks(request["function"], change(inputs), request["row"])
     return packages.run_heads(inputs) if call == "heads" else packages.embed(request["function"], inputs)
