@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-from tests.vectors.__main__ import write_vectors
-
 from ios_demo.checks.bundle import make_bundle
 from ios_demo.checks.driving import check_driving
 from ios_demo.checks.project import check_project
@@ -12,6 +10,7 @@ from ios_demo.checks.results import Results
 from ios_demo.checks.swift import check_core, check_sources
 from ios_demo.checks.toolchain import Toolchain, find_toolchain
 from runtime.errors import UserError
+from tests.vectors.__main__ import write_vectors
 
 ROOT = Path(__file__).parents[2]
 DEMO, BUILD = ROOT / "ios_demo", ROOT / "build"

@@ -50,7 +50,7 @@ import Testing
       let rows: [[Double]]
     }
 
-    let host: Host
+    let host: DemoCore.Host
     let blocks: [Blocks]
     let tooLong: Refused
     let scripts: [Script]
@@ -83,7 +83,10 @@ import Testing
   }
 
   private func expect(_ call: Call, _ layers: Attention, _ wanted: Topic.Inputs?) {
-    guard let wanted else { return Issue.record("no such kind of layers") }
+    guard let wanted else {
+      Issue.record("no such kind of layers")
+      return
+    }
     let inputs = host.inputs(of: call)
     #expect(inputs[layers.slot]?.values == [Float(wanted.slot)])
     #expect(inputs[layers.mask]?.asRows == wanted.visible.map { mask(of: $0, slots: layers.slots) })
@@ -96,7 +99,8 @@ import Testing
 
   private func expectPlacement(_ call: Call, _ layers: Attention, _ wanted: Topic.Inputs, _ inputs: [String: Tensor]) {
     guard let slots = wanted.write, let kept = wanted.keep else {
-      return #expect(layers.write.flatMap { inputs[$0] } == nil)
+      #expect(layers.write.flatMap { inputs[$0] } == nil)
+      return
     }
     let write = inputs[layers.write ?? ""]?.asRows ?? []
     let found = (0..<call.count).map { column in write.indices.filter { write[$0][column] == 1 } }

@@ -27,16 +27,18 @@ enum Vectors {
         let special: Bool
       }
       let model: Model
-      let added_tokens: [Added]
+      let addedTokens: [Added]
     }
     var root = URL(filePath: #filePath)
     for _ in 0..<5 { root.deleteLastPathComponent() }
     let path = root.appending(path: "export/tiny/checkpoint/tokenizer.json")
-    guard let data = try? Data(contentsOf: path), let file = try? JSONDecoder().decode(File.self, from: data) else {
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    guard let data = try? Data(contentsOf: path), let file = try? decoder.decode(File.self, from: data) else {
       fatalError("\(path.path) does not open")
     }
     let tokens = Dictionary(uniqueKeysWithValues: file.model.vocab.map { ($0.value, $0.key) })
-    return (tokens, Set(file.added_tokens.filter(\.special).map(\.id)))
+    return (tokens, Set(file.addedTokens.filter(\.special).map(\.id)))
   }()
 }
 

@@ -58,7 +58,7 @@ public struct BenchReport: Sendable {
   public var json: JSONValue {
     [
       "bundle": .string(bundle), "target": .string(manifest.target), "recipe": .string(manifest.recipe.name),
-      "context": count(manifest.limits.context), "device": .string(device.name),
+      "context": count(manifest.limits.context), "device": .string("app:\(device.name)"),
       "work": workJSON, "machine": machineJSON, "engines": [engineJSON],
       "ratios": [], "skipped": [:], "notes": ["measured by the iOS demo"], "energy": nil,
     ]
