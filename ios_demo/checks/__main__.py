@@ -37,9 +37,9 @@ def _check_with(swift: Toolchain, results: Results) -> None:
     check_core(swift, DEMO / "DemoCore", SCRATCH, vectors, results)
     with results.check("the embedded model is exported for iOS"):
         make_bundle(bundle, BUILD)
+    drive = str(SCRATCH / "debug" / "drive")
     if bundle.exists():
-        drive = SCRATCH / "debug" / "drive"
-        check_driving(lambda name: swift.command(str(drive), str(bundle), name, folder=ROOT), bundle, results)
+        check_driving(lambda *words: swift.command(drive, *words, folder=ROOT), bundle, results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Runs the packages of a bundle with the inputs that DemoCore's executable `drive` makes for them.
 
-Swift does everything that a phone's processor would: embeddings, masks, rotations, ring slots, padding, soft tokens,
-greedy choice. Here is only what Core ML would do, by the evaluator.
+Swift does everything that a phone's processor would: prompts, embeddings, masks, rotations, ring slots, padding, soft
+tokens, greedy choice. Here is only what Core ML would do, by the evaluator, and the tokenizer.
 """
 
 import json
@@ -15,9 +15,11 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ios_demo.checks.results import Failed
 from runtime.manifest import Artifact, Host, Port, read_manifest
 from runtime.mil import Package
 from runtime.mil.evaluator import State
+from runtime.prompt import Prompter
 
 Inputs = dict[str, NDArray]
 Change = Callable[[Inputs], Inputs]
@@ -34,6 +36,19 @@ class Outcome:
     rms: float  # relative
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Of a conversation, as Swift tells it."""
+
+    tokens: list[int]
+    text: str
+    prefilled: int  # positions
+    ended: str
+
+
+TOLD: dict[str, type[Outcome] | type[Turn]] = {"outcome": Outcome, "turn": Turn}
+
+
 class Packages:
     """Those of a bundle, with a state for each chunk."""
 
@@ -45,6 +60,7 @@ class Packages:
         self.embedders: dict[str, Package] = {role: Package(bundle / self.artifact.programs[role].file)
                           for role in ("vision", "speech") if role in self.artifact.programs}  # fmt: skip
         self.states: list[State] = []
+        self.prompter = Prompter(bundle)
 
     def reset(self) -> None:
         self.states = [chunk.new_state() for chunk in self.chunks]
@@ -68,34 +84,38 @@ class Packages:
         ports = self.artifact.programs[role].inputs
         return self.embedders[role].run("main", cast_to(ports, inputs))["soft_tokens"].astype(np.float32)
 
+    def encode(self, text: str) -> NDArray[np.float32]:
+        """[n]: ids, all of which a float32 holds exactly."""
+        return self.prompter.encode(text).astype(np.float32)
+
 
 def cast_to(ports: Sequence[Port], inputs: Inputs) -> Inputs:
     """Those that are named, in the declared dtypes."""
     return {port.name: inputs[port.name].astype(port.dtype) for port in ports}
 
 
-def replay(command: Sequence[str], packages: Packages, change: Change = lambda inputs: inputs) -> list[Outcome]:
+def drive(command: Sequence[str], packages: Packages, change: Change = lambda inputs: inputs) -> list[Outcome | Turn]:
     """
     Args:
-        command: starts `drive` with a bundle and names of goldens.
+        command: starts `drive` with what it shall do.
         change: of the decoder's inputs before they are run, for controls.
 
     Raises:
-        RuntimeError: Swift gave up; it has said why.
+        Failed: Swift gave up; it has said why.
     """
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
-        outcomes = list(_serve(process.stdout, process.stdin, packages, change))
+        told = list(_serve(process.stdout, process.stdin, packages, change))
     if process.returncode:
-        raise RuntimeError(f"drive ended with {process.returncode}")
-    return outcomes
+        raise Failed(f"drive ended with {process.returncode}")
+    return told
 
 
-def _serve(asked: IO[bytes], answers: IO[bytes], packages: Packages, change: Change) -> Iterator[Outcome]:
+def _serve(asked: IO[bytes], answers: IO[bytes], packages: Packages, change: Change) -> Iterator[Outcome | Turn]:
     for line in asked:
         request = json.loads(line)
-        if (call := request.pop("call")) == "outcome":
-            yield Outcome(**request)
+        if (call := request.pop("call")) in TOLD:
+            yield TOLD[call](**request)
         elif call == "reset":
             packages.reset()
         else:
@@ -103,9 +123,15 @@ def _serve(asked: IO[bytes], answers: IO[bytes], packages: Packages, change: Cha
 
 
 def _run(call: str, request: dict[str, Any], inputs: Inputs, packages: Packages, change: Change) -> NDArray[np.float32]:
-    if call == "chunks":
-        return packages.run_chunks(request["function"], change(inputs), request["row"])
-    return packages.run_heads(inputs) if call == "heads" else packages.embed(request["function"], inputs)
+    match call:
+        case "chunks":
+            return packages.run_chunks(request["function"], change(inputs), request["row"])
+        case "heads":
+            return packages.run_heads(inputs)
+        case "embed":
+            return packages.embed(request["function"], inputs)
+        case _:
+            return packages.encode(request["function"])
 
 
 def _read(asked: IO[bytes], ports: Sequence[dict[str, Any]]) -> Inputs:

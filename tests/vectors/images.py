@@ -37,7 +37,9 @@ def _picture(width: int, height: int) -> NDArray[np.uint8]:
     """[height, width, 3]: slopes, edges and some noise."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(width).integers(0, 30, (height, width))
-    return np.stack([x * 255 // width, (x // 7 + y // 5) % 2 * 200 + 20, y * 200 // height + noise], -1).astype(np.uint8)
+    return np.stack([x * 255 // width, (x // 7 + y // 5) % 2 * 200 + 20, y * 200 // height + noise], -1).astype(
+        np.uint8
+    )
 
 
 def _budget() -> int:

@@ -46,7 +46,7 @@ final class ChatModel {
   }
 
   func send() {
-    let message = Message(text, attachments)
+    let message = Message(text, images: attachments.compactMap(\.image), clips: attachments.compactMap(\.clip))
     entries.append(Entry(role: .user, reply: Reply([Piece(.text, text)]), attachments: attachments))
     text = ""
     attachments = []
@@ -126,17 +126,5 @@ final class ChatModel {
       case .ended(let turn): entries[last].turn = turn
       }
     }
-  }
-}
-
-extension Message {
-  /// The user's: pictures, then sounds, then the text, as the model was trained.
-  init(_ text: String, _ attachments: [Attachment]) {
-    let images = attachments.compactMap(\.image)
-    let clips = attachments.compactMap(\.clip)
-    let media = images.map { _ in Part.medium("image") } + clips.map { _ in Part.medium("audio") }
-    self.init(.user, media + [.text(text)])
-    self.images = images
-    self.clips = clips
   }
 }

@@ -1,13 +1,15 @@
 import DemoCore
 import Foundation
+import Synchronization
 
 /// Packages at the other end of standard output and input.
 ///
 /// A request is a line of JSON, followed by the values of its inputs in order, float32 and little-endian. The answer to
-/// `chunks`, `heads` and `embed` is the number of axes, their lengths, all as uint32, and as many float32 values.
-actor Pipe: PackageRunner {
+/// `chunks`, `heads`, `embed` and `encode` is the number of axes, their lengths, all as uint32, and as many float32 values.
+final class Pipe: PackageRunner {
   private struct Request: Encodable {
     let call: String
+    /// Of a package, or the text to cut.
     var function: String?
     var row: Int?
     var inputs: [Input] = []
@@ -18,7 +20,7 @@ actor Pipe: PackageRunner {
     let shape: [Int]
   }
 
-  private struct Told: Encodable {
+  private struct ToldOutcome: Encodable {
     let call = "outcome"
     let name: String
     let chosen: [Int]
@@ -26,6 +28,17 @@ actor Pipe: PackageRunner {
     let kl: [Double]
     let rms: Double
   }
+
+  private struct ToldTurn: Encodable {
+    let call = "turn"
+    let tokens: [Int]
+    let text: String
+    let prefilled: Int
+    let ended: String
+  }
+
+  /// One question and its answer at a time.
+  private let line = Mutex(())
 
   func reset() throws {
     try send(Request(call: "reset"))
@@ -43,9 +56,19 @@ actor Pipe: PackageRunner {
     try ask("embed", role, nil, inputs)
   }
 
+  func encode(_ text: String) throws -> [Int] {
+    try ask("encode", text, nil, [:]).values.map { Int($0) }
+  }
+
   func tell(_ outcome: SelfTest.Outcome) throws {
     let found = outcome.comparison
-    try send(Told(name: outcome.name, chosen: outcome.chosen, errors: found.errors, kl: found.kl, rms: found.rms))
+    try send(
+      ToldOutcome(name: outcome.name, chosen: outcome.chosen, errors: found.errors, kl: found.kl, rms: found.rms))
+  }
+
+  func tell(_ turn: Turn) throws {
+    let ended = turn.ending?.rawValue ?? ""
+    try send(ToldTurn(tokens: turn.tokens, text: turn.reply.text, prefilled: turn.prefilled, ended: ended))
   }
 
   // MARK: Bytes
@@ -53,11 +76,13 @@ actor Pipe: PackageRunner {
   private func ask(_ call: String, _ function: String?, _ row: Int?, _ inputs: [String: Tensor]) throws -> Tensor {
     let ordered = inputs.sorted { $0.key < $1.key }
     let named = ordered.map { Input(name: $0.key, shape: $0.value.shape) }
-    try send(Request(call: call, function: function, row: row, inputs: named))
-    for (_, tensor) in ordered {
-      try FileHandle.standardOutput.write(contentsOf: tensor.values.withUnsafeBytes { Data($0) })
+    return try line.withLock { _ in
+      try send(Request(call: call, function: function, row: row, inputs: named))
+      for (_, tensor) in ordered {
+        try FileHandle.standardOutput.write(contentsOf: tensor.values.withUnsafeBytes { Data($0) })
+      }
+      return try receive()
     }
-    return try receive()
   }
 
   private func send(_ request: some Encodable) throws {

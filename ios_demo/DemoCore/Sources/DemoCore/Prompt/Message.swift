@@ -62,6 +62,14 @@ public struct Message: Sendable, Equatable {
     self.init(role, [.text(text)])
   }
 
+  /// The user's: images, then clips, then the text, as `Dialogue.order` has them.
+  public init(_ text: String, images: [ImagePatches], clips: [AudioFrames]) {
+    let media = images.map { _ in Part.medium("image") } + clips.map { _ in Part.medium("audio") }
+    self.init(.user, media + [.text(text)])
+    self.images = images
+    self.clips = clips
+  }
+
   /// The model's, as a prompt takes it back.
   public init(_ reply: Reply) {
     self.init(.model, reply.text)
