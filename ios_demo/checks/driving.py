@@ -1,4 +1,4 @@
-"""Swift in front of the evaluator: packages must write what the reference wrote, conversations must go as Python's do."""
+"""Swift in front of the evaluator: goldens must come out, and conversations must go as Python's do."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -15,8 +15,8 @@ SIZES = {"as it is": (480, 336), "smaller": (40, 30), "larger": (700, 420), "tal
 
 def images() -> dict[str, Any]:
     return {
-        "about": "RGB bytes row by row, in base64 -> bytes of patches as the processor makes them, rescaled to 0..1 by an "
-        "app, and cells [x, y]. Resizing may differ by one level of 255: torchvision rounds weights to integers.",
+        "about": "RGB bytes row by row, in base64 -> bytes of patches before they are rescaled to 0..1, and cells [x, y]."
+        " A byte may differ by one: torchvision rounds the weights of its filter.",
         "cases": [_case(name, *size) for name, size in SIZES.items()],
     }
 
