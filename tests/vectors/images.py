@@ -15,7 +15,7 @@ SIZES = {"as it is": (480, 336), "smaller": (40, 30), "larger": (700, 420), "tal
 
 def images() -> dict[str, Any]:
     return {
-        "about": "RGB bytes row by row, in base64 -> bytes of patches before they are rescaled to 0..1, and cells [x, y]."
+        "about": "RGB bytes by rows, in base64 -> bytes of patches before they are rescaled to 0..1, and cells [x, y]."
         " A byte may differ by one: torchvision rounds the weights of its filter.",
         "cases": [_case(name, *size) for name, size in SIZES.items()],
     }
