@@ -21,7 +21,7 @@ struct CompiledPackages {
   ///   - package: path in the bundle, `coreml/chunk_00.mlpackage`.
   ///   - function: nil for a package that has one.
   /// - Throws: `UserError` if the package is of another bundle; what Core ML throws.
-  func load(_ package: String, function: String? = nil) async throws -> MLModel {
+  func load(_ package: String, function: String? = nil) async throws -> sending MLModel {
     let configuration = MLModelConfiguration()
     configuration.computeUnits = .cpuAndGPU  // int4 in blocks does not run on the Neural Engine
     configuration.functionName = function

@@ -8,7 +8,7 @@ actor CoreMLPackages: PackageRunner {
   private struct Chunk {
     let functions: [String: MLModel]
     /// By function, what it takes.
-    let ports: [String: [Port]]
+    let ports: [String: [DemoCore.Port]]  // Foundation has a Port as well
     var state: MLState
   }
 
@@ -49,9 +49,9 @@ actor CoreMLPackages: PackageRunner {
 
   private static func chunk(
     _ index: Int, _ file: String, _ artifact: Artifact, _ packages: CompiledPackages
-  ) async throws -> Chunk {
+  ) async throws -> sending Chunk {
     var functions: [String: MLModel] = [:]
-    var ports: [String: [Port]] = [:]
+    var ports: [String: [DemoCore.Port]] = [:]
     for function in ["decode", "prefill"] {
       functions[function] = try await packages.load(file, function: function)
       ports[function] = artifact.programs[String(format: "chunk_%02d.%@", index, function)]?.inputs

@@ -13,7 +13,7 @@ extension Tensor {
   }
 }
 
-extension Port {
+extension DemoCore.Port {
   /// The tensor of this port's name in the dtype that it declares.
   ///
   /// - Throws: `UserError` if there is none, or the dtype is unknown.

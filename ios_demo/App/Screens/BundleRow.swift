@@ -31,10 +31,10 @@ struct BundleRow: View {
       .disabled(model.progress != nil)
     }
     .confirmationDialog(
-      model.fit(bundle).warning ?? "", isPresented: .constant(doubtful != nil), titleVisibility: .visible
-    ) {
-      Button("Load all the same", role: .destructive) { load() }
-      Button("Cancel", role: .cancel) { doubtful = nil }
+      model.fit(bundle).warning ?? "", isPresented: $doubtful.isPresent(), titleVisibility: .visible,
+      presenting: doubtful
+    ) { choice in
+      Button("Load all the same", role: .destructive) { model.load(bundle, choice) }
     }
   }
 
@@ -45,13 +45,7 @@ struct BundleRow: View {
   }
 
   private func ask(_ choice: EngineChoice) {
-    doubtful = choice
-    if model.fit(bundle).verdict == .fits { load() }
-  }
-
-  private func load() {
-    if let choice = doubtful { model.load(bundle, choice) }
-    doubtful = nil
+    if model.fit(bundle).verdict == .fits { model.load(bundle, choice) } else { doubtful = choice }
   }
 
   private func verify() {

@@ -82,8 +82,8 @@ final class ChatModel {
     attachments.append(.picture(try ImageProcessor(budget: budget)(RGBImage(data: data)), data))
   }
 
-  func attachSound(_ file: URL) throws {
-    let samples = try Sound.samples(of: file, longest: try longestClip())
+  func attachSound(_ file: URL) async throws {
+    let samples = try await Sound.samples(of: file, longest: try longestClip())
     let budget = loaded.bundle.manifest.limits.audioSoftTokens ?? 0
     attachments.append(.sound(try AudioProcessor(budget: budget)(samples)))
   }

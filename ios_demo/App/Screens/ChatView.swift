@@ -20,7 +20,7 @@ struct ChatView: View {
       .navigationTitle("Chat")
       .navigationBarTitleDisplayMode(.inline)
       .toolbar { ChatMenu(chat: chat) }
-      .alert("That cannot be said", isPresented: .constant(chat.trouble != nil), presenting: chat.trouble) { _ in
+      .alert("That cannot be said", isPresented: $chat.trouble.isPresent(), presenting: chat.trouble) { _ in
         Button("OK") { chat.trouble = nil }
       } message: {
         Text($0)

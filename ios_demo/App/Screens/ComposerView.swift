@@ -35,7 +35,7 @@ struct ComposerView: View {
     .photosPicker(isPresented: $showsPhotos, selection: $photo, matching: .images)
     .onChange(of: photo) { attachPhoto() }
     .fileImporter(isPresented: $showsFiles, allowedContentTypes: [.audio]) { result in
-      tell { try attachFile(result.get()) }
+      tell { try await attachFile(result.get()) }
     }
     .fullScreenCover(isPresented: $showsCamera) {
       CameraPicker { data in
@@ -66,16 +66,16 @@ struct ComposerView: View {
     }
   }
 
-  private func attachFile(_ file: URL) throws {
+  private func attachFile(_ file: URL) async throws {
     guard file.startAccessingSecurityScopedResource() else { return }
     defer { file.stopAccessingSecurityScopedResource() }
-    try chat.attachSound(file)
+    try await chat.attachSound(file)
   }
 
   private func record() {
     tell {
       if recorder.isRecording {
-        try chat.attachSound(recorder.stop())
+        try await chat.attachSound(recorder.stop())
       } else {
         try await recorder.start(longest: chat.longestClip())
       }

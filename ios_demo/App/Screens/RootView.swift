@@ -12,7 +12,7 @@ struct RootView: View {
       Tab("Self-test", systemImage: "checkmark.seal") { WhenLoaded { SelfTestView(loaded: $0) } }
     }
     .task { model.start() }
-    .alert("Something went wrong", isPresented: .constant(model.trouble != nil), presenting: model.trouble) { _ in
+    .alert("Something went wrong", isPresented: $model.trouble.isPresent(), presenting: model.trouble) { _ in
       Button("OK") { model.trouble = nil }
     } message: {
       Text($0)

@@ -1,3 +1,4 @@
+@preconcurrency import Darwin  // its global mach_task_self_
 import Foundation
 import os
 

@@ -82,7 +82,9 @@ public struct Benchmark: Sendable {
 }
 
 /// How long something takes.
-public func seconds(_ work: () async throws -> Void) async rethrows -> Double {
+public func seconds(
+  isolation: isolated (any Actor)? = #isolation, _ work: () async throws -> Void
+) async rethrows -> Double {
   let clock = ContinuousClock()
   let begun = clock.now
   try await work()
