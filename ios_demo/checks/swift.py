@@ -16,7 +16,7 @@ def check_core(swift: Toolchain, core: Path, scratch: Path, vectors: Path, resul
         done = swift.run("env", f"VECTORS={vectors}", "swift", "test", "--scratch-path", str(scratch), folder=core)
     passed, failed = PASSED.findall(done.stdout), FAILED.findall(done.stdout)
     if not passed or (done.returncode and not failed):
-        failed = ["it does not build"]
+        failed = ["DemoCore does not build, or its tests do not end"]
     if failed:
         console.print(done.stdout, markup=False, highlight=False)
     for name in passed:

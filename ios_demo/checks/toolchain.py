@@ -19,6 +19,7 @@ from runtime.errors import UserError, one_line
 SUITE = "trixie"
 PACKAGES = "swiftlang", "libc6-dev", "libstdc++-14-dev"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemma4-edge"
+ENTER_FOLDER = 'cd "$0" && exec "$@"'
 # Its own mounts and processes, which end with it: root, folders in sight, working folder, command.
 ENTER = """
 root=$1 sight=$2 folder=$3; shift 3
@@ -38,7 +39,7 @@ class Toolchain:
     def command(self, *words: str, folder: Path) -> list[str]:
         """For subprocess, to be run in a folder in sight."""
         if self.root is None:
-            return ["env", "--chdir", str(folder), *words]
+            return ["sh", "-c", ENTER_FOLDER, str(folder), *words]
         return ["unshare", "--mount", "--pid", "--fork", "sh", "-c", ENTER, "sh",
                 str(self.root), str(self.sight), str(folder), *words]  # fmt: skip
 
