@@ -19,7 +19,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify chat bench test test-android demo-android lint clean
+.PHONY: export verify chat bench test test-android test-ios demo-android demo-ios lint clean
 
 export: $(READY)
 	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(if $(CALIBRATION),--calibration $(CALIBRATION)) $(if $(BUDGET),--budget $(BUDGET)) $(OPTIONS)
@@ -41,6 +41,13 @@ test-android: $(READY)
 
 demo-android: $(READY)
 	$(RUN) -m android_demo.place $(BUNDLE) build/android/bundles
+
+test-ios: $(READY)
+	$(RUN) -m ios_demo.checks
+
+demo-ios: TARGET = ios
+demo-ios: $(READY)
+	$(RUN) -m ios_demo.checks.place $(BUNDLE)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
