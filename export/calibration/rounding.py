@@ -13,7 +13,7 @@ from export.schemes import Quantized, Rounding, Scheme, measure, pack, quantize_
 from runtime.sessions.streamed import LAYERS
 
 # An error of the tied embedding counts twice: in the head by what enters it, in the lookup every column alike.
-LOOKUP = 1.0
+LOOKUP = 0.3
 
 
 def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:

@@ -101,13 +101,13 @@ def _vary(layer: nn.Module, index: int, source: _Variant) -> Iterator[_Variant]:
             flow.after(layer, index)
     for part in PARTS:
         members = [name for name in linears if name.rpartition(".")[2] in part]
-        weights = {name: layer.get_submodule(name).weight.clone() for name in members}  # type: ignore[operator, union-attr]
+        weights = {name: layer.get_submodule(name).weight.clone() for name in members}  # type: ignore[operator]
         found = _describe(index, weights, moments)
         for name, weight in weights.items():
-            layer.get_submodule(name).weight.copy_(rounded(weight, ALONE))  # type: ignore[operator, union-attr]
+            layer.get_submodule(name).weight.copy_(rounded(weight, ALONE))  # type: ignore[operator]
         yield _Variant([replace(flow, hidden=flow.after(layer, index)) for flow in source.flows], found)
         for name, weight in weights.items():
-            layer.get_submodule(name).weight.copy_(weight)  # type: ignore[operator, union-attr]
+            layer.get_submodule(name).weight.copy_(weight)  # type: ignore[operator]
 
 
 def _describe(index: int, weights: dict[str, Tensor], moments: dict[str, Moments]) -> Sensitivity:
