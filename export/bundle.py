@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from export.calibrate import calibrate_cache
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.config import Model, read_model
+from export.dialogue import describe
 from export.facts import PROCESSOR_FILES, limits, sampling, tokens
 from export.folders import locked, put_in_place
 from export.formats import FORMATS, Lowering, lower, lower_twin
@@ -161,6 +162,8 @@ def _lower(order: Order, name: str, lowering: Lowering, folder: Path, status: St
 def _manifest(
     order: Order, folder: Path, recorded: list[Golden], lowering: Lowering, artifacts: dict[str, Artifact]
 ) -> Manifest:
+    ids = tokens(folder)
+    dialogue, undescribed = describe(Prompter(folder), ids)
     return Manifest(
         format_version=FORMAT_VERSION,
         target=order.target,
@@ -168,9 +171,11 @@ def _manifest(
         recipe=order.record.recipe,
         artifacts=artifacts,
         files=_files(folder),
-        tokens=tokens(folder),
+        tokens=ids,
         sampling=sampling(folder),
         limits=limits(lowering, artifacts.values(), folder),
+        dialogue=dialogue,
+        undescribed=undescribed,
         tensors=order.record.tensors,
         goldens=recorded,
         tools=_versions(order.formats),

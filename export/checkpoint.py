@@ -75,7 +75,7 @@ class CheckpointWeights:
 
     @cached_property
     def config(self) -> Any:
-        """Gemma4UnifiedConfig"""
+        """transformers'"""
         return self.source.config
 
     def dense(self, name: str) -> NDArray[np.float32]:

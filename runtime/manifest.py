@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from runtime.errors import UserError
 from runtime.untrusted import read_object, require_inside
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE = "manifest.json"
 SCHEMA_FILE = "manifest.schema.json"
 QUANTIZED = Path("build/quantized")  # where exports leave the checkpoints that bundles are made from
@@ -27,6 +27,7 @@ Positive = Annotated[int, Field(gt=0, lt=2**53)]
 Shape = Annotated[tuple[Count, ...], Field(max_length=8)]
 Listed = FailFast()  # a list is given up at its first fault: there may be as many as it has items
 LoadOptions = dict[str, dict[str, bool | str]]  # of an engine's backends, by name
+MediaKind = Literal["image", "audio", "video"]
 ReferenceKind = Literal["none", "whole", "streamed"]  # transformers' model in memory, or loaded a layer at a time
 
 
@@ -183,6 +184,54 @@ class Tokens(Record):
     end_audio: int | None
 
 
+class Marks(Record):
+    """Text before and behind something."""
+
+    begin: str
+    end: str
+
+
+class Medium(Record):
+    """What stands for an image, a clip or a video, which the processor writes out for each image, clip or frame."""
+
+    placeholder: str  # one in the prompt's text for each
+    begin: str
+    soft: str  # as often as there are soft tokens
+    end: str
+
+
+class ToolMarks(Record):
+    """How tools are told of, called and answered: `begin`, the name, values between braces, `end`.
+
+    Values are `key:value` between commas, sorted by key without regard to case. Strings stand between quotes, lists in
+    brackets, objects in braces; numbers, true and false are plain. See `runtime/dialogue.py`.
+    """
+
+    declaration: Marks  # behind the text of the system turn
+    call: Marks  # behind the text of a turn of the model's
+    response: Marks
+    opened: str  # behind calls in place of the turn's end: the first response is without it
+    quote: str  # on both sides of a string
+
+
+class Dialogue(Record):
+    """The checkpoint's chat template as literal text, for apps: `runtime/dialogue.py` builds prompts of it.
+
+    Export renders the template to find the pieces, and proves that they give what it gives.
+    """
+
+    begin: str
+    turns: dict[Literal["system", "user", "model"], Marks]
+    thinking: str  # first in the system turn, where thinking is switched on
+    generation: str  # behind all turns: the model's begins
+    generation_thinking: str  # the same where thinking is switched on
+    trimmed: bool  # each part of a text loses the white space around it
+    thought: Marks | None  # what earlier turns of the model's lose, marks included; None: nothing
+    media: dict[MediaKind, Medium]
+    order: Annotated[list[Literal["image", "video", "audio", "text"]], Listed]  # in which apps put parts of a turn
+    tools: ToolMarks | None  # None: see `Manifest.undescribed`
+
+
 class Sampling(Record):
     """The checkpoint's own generation defaults."""
 
@@ -260,6 +309,8 @@ class Manifest(Record):
     tokens: Tokens
     sampling: Sampling
     limits: Limits
+    dialogue: Dialogue | None = None  # see `undescribed`
+    undescribed: dict[str, str] = {}  # part of the chat template that `dialogue` leaves out, `all` or `tools`: why
     tensors: Annotated[list[TensorDigest], Listed]
     goldens: Annotated[list[Golden], Listed]
     tools: dict[str, str]  # package to version

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.architectures import embedding_weight
 from runtime.errors import UserError
-from runtime.job import EMBEDDING
 from runtime.manifest import Table, TensorDigest, read_manifest
 from runtime.mil.blobs import BlobFiles
 from runtime.mil.program import Argument, Immediate, Operation, Program, Stored, read_program
@@ -157,7 +157,8 @@ def differences(folder: Path, tensors: Sequence[TensorDigest]) -> list[Differenc
         UserError: no package there, or one that does not parse.
     """
     host = read_manifest(folder.parent).artifacts[FORMAT].host
-    weights = CoremlWeights(folder, {f"{EMBEDDING}.weight": host.embedding} if host else {})
+    names = (tensor.name for tensor in tensors)
+    weights = CoremlWeights(folder, {embedding_weight(names): host.embedding} if host else {})
     return compare(weights, tensors)
 
 

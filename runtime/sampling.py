@@ -26,7 +26,13 @@ class Sampler:
         if not self.sampling.do_sample or self.sampling.temperature == 0:
             return choose(logits, self.suppressed)
         chances = probabilities(suppress(logits, self.suppressed), self.sampling)
-        return int(self._random.choice(len(chances), p=chances))
+        return draw(chances, self._random.random())
+
+
+def draw(chances: NDArray[np.float64], number: float) -> int:
+    """The first id at which chances add up to more than `number`, which is drawn evenly from [0, 1)."""
+    sums = chances.cumsum()
+    return int(np.searchsorted(sums / sums[-1], number, side="right"))
 
 
 def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:

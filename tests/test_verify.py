@@ -1,5 +1,6 @@
 """A faithful bundle passes; each way of spoiling one is caught by the check made for it, checksums notwithstanding."""
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import islice
@@ -136,6 +137,13 @@ def change_the_template(bundle: Path) -> None:
         path.write_text(path.read_text().replace("<|turn>model", "<|turn>assistant"))
 
 
+def change_a_piece_of_the_template(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    facts = json.loads(path.read_text())
+    facts["dialogue"]["turns"]["user"]["end"] += " "
+    path.write_text(json.dumps(facts))
+
+
 def change_a_copy_of_the_template(bundle: Path) -> None:
     with (bundle / "onnx/chat_template.jinja").open("a") as template:
         template.write(" ")
@@ -159,6 +167,7 @@ CONTROLS = [
     (rewire_two_weights, "goldens", "golden_rms"),
     (change_the_template, "template", "prompts_wrong"),
     (change_a_copy_of_the_template, "template", "copies_wrong"),
+    (change_a_piece_of_the_template, "template", "dialogue_wrong"),
 ]
 
 

@@ -1,5 +1,6 @@
 """How each weight is rounded once a checkpoint has been calibrated, from the files that calibration left."""
 
+import re
 from pathlib import Path
 
 from safetensors import safe_open
@@ -10,8 +11,8 @@ from export.calibration.gptq import factorize, round_rows
 from export.calibration.streamed import CODES, HEAD, IMPORTANCE, MOMENTS, SCALES, layer_file
 from export.recipes import EMBEDDING, Recipe
 from export.schemes import Quantized, Rounding, Scheme, measure, pack, quantize_rows
-from runtime.sessions.streamed import LAYERS
 
+IN_LAYER = re.compile(r"\.layers\.(\d+)\.(.+)\.weight$")
 # An error of the tied embedding counts twice: in the head by what enters it, in the lookup every column alike.
 LOOKUP = 0.3
 
@@ -20,7 +21,9 @@ def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Roun
     """What rounds rows of the weight `name`."""
     if EMBEDDING.search(name):
         return _head_rounding(scheme, recipe, folder)
-    layer, module = name.removeprefix(f"{LAYERS}.").removesuffix(".weight").split(".", 1)
+    found = IN_LAYER.search(name)
+    assert found
+    layer, module = found.groups()
     with safe_open(layer_file(folder, int(layer)), framework="pt") as file:
         if f"{module}.{CODES}" in file.keys():  # noqa: SIM118  a safetensors file is no dict
             return StoredCodes(file.get_tensor(f"{module}.{CODES}"), file.get_tensor(f"{module}.{SCALES}"))

@@ -21,7 +21,7 @@ from runtime.manifest import Record
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.past import Past
 from runtime.sessions.reference import enough_threads
-from runtime.sessions.streamed import EMBEDDING, HEAD_ROWS, LAYERS, Flow, StreamedModel
+from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
 
 PARTS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 SCHEMES = (INT4_128, INT4, INT8)  # from small to large
@@ -70,7 +70,7 @@ def measure_sensitivity(checkpoint: Path, sequences: Sequence[ModelInputs]) -> l
             variants = [_Variant(_begin(model, sequences), embedding)]
         for index in range(model.depth):
             with model.layer(index) as layer:
-                made = list(_vary(layer, index, source))
+                made = list(_vary(layer, f"{model.prefix}.layers.{index}", index, source))
                 for variant in (*variants, source):
                     _through(layer, index, variant)
             variants += made
@@ -93,7 +93,7 @@ def _through(layer: nn.Module, index: int, variant: _Variant) -> None:
         flow.hidden = flow.after(layer, index)
 
 
-def _vary(layer: nn.Module, index: int, source: _Variant) -> Iterator[_Variant]:
+def _vary(layer: nn.Module, layer_name: str, index: int, source: _Variant) -> Iterator[_Variant]:
     """A variant for each group of the layer's tensors, behind the layer."""
     linears = [name for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
     with watched(layer, linears, whole=False) as moments:
@@ -102,7 +102,7 @@ def _vary(layer: nn.Module, index: int, source: _Variant) -> Iterator[_Variant]:
     for part in PARTS:
         members = [name for name in linears if name.rpartition(".")[2] in part]
         weights = {name: layer.get_submodule(name).weight.clone() for name in members}  # type: ignore[operator]
-        found = _describe(index, weights, moments)
+        found = _describe(layer_name, weights, moments)
         for name, weight in weights.items():
             layer.get_submodule(name).weight.copy_(rounded(weight, ALONE))  # type: ignore[operator]
         yield _Variant([replace(flow, hidden=flow.after(layer, index)) for flow in source.flows], found)
@@ -110,10 +110,10 @@ def _vary(layer: nn.Module, index: int, source: _Variant) -> Iterator[_Variant]:
             layer.get_submodule(name).weight.copy_(weight)  # type: ignore[operator]
 
 
-def _describe(index: int, weights: dict[str, Tensor], moments: dict[str, Moments]) -> Sensitivity:
+def _describe(layer_name: str, weights: dict[str, Tensor], moments: dict[str, Moments]) -> Sensitivity:
     errors = [sum(_error(weight, scheme, moments[input_of(name)].importance) for name, weight in weights.items())
               for scheme in SCHEMES]  # fmt: skip
-    names = [f"{LAYERS}.{index}.{name}.weight" for name in weights]
+    names = [f"{layer_name}.{name}.weight" for name in weights]
     return Sensitivity(names=names, weights=sum(map(Tensor.numel, weights.values())), kl={}, errors=errors)
 
 
@@ -144,14 +144,14 @@ class _RoundedTable:
 @contextmanager
 def _rounded_table(model: StreamedModel) -> Iterator[Sensitivity]:
     """While it lasts, the model looks up rounded rows."""
-    embedding = model.stem.model.language_model.embed_tokens
+    embedding = model.decoder.embed_tokens
     table, errors, weights = embedding.table, [0.0] * len(SCHEMES), 0
-    for rows in model.tensors.rows(EMBEDDING, HEAD_ROWS):
+    for rows in model.tensors.rows(model.embedding, HEAD_ROWS):
         weights += rows.numel()
         errors = [total + quantize_rows(rows.float(), scheme).error
                   for total, scheme in zip(errors, SCHEMES, strict=True)]  # fmt: skip
     embedding.table = _RoundedTable(table)
-    yield Sensitivity(names=[EMBEDDING], weights=weights, kl={}, errors=errors)
+    yield Sensitivity(names=[model.embedding], weights=weights, kl={}, errors=errors)
     embedding.table = table
 
 
@@ -160,9 +160,9 @@ def _log_probabilities(model: StreamedModel, variant: _Variant, counts: Sequence
     hidden = model.normed(
         torch.cat([flow.hidden[0, -compared:] for flow, compared in zip(variant.flows, counts, strict=True)])
     )
-    is_embedding = variant.found is not None and variant.found.names == [EMBEDDING]
+    is_embedding = variant.found is not None and variant.found.names == [model.embedding]
     parts = (rounded(rows.float(), ALONE) if is_embedding else rows.float()
-             for rows in model.tensors.rows(EMBEDDING, HEAD_ROWS))  # fmt: skip
+             for rows in model.tensors.rows(model.embedding, HEAD_ROWS))  # fmt: skip
     return model.soft_cap(torch.cat([hidden @ part.T for part in parts], 1)).log_softmax(-1)
 
 

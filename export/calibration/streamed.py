@@ -24,7 +24,7 @@ from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.past import Past
 from runtime.sessions.reference import enough_threads
-from runtime.sessions.streamed import LAYERS, Flow, StreamedModel
+from runtime.sessions.streamed import Flow, StreamedModel
 
 ROWS = 512  # of a weight, rounded at once
 HEAD = "head"  # file of what enters the output projection
@@ -39,14 +39,14 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
     """
     folder.mkdir(exist_ok=True)
     model = StreamedModel(source.folder, torch.float32, lambda text: None)
-    total = sum(stored.bytes for stored in source.tensors.values() if stored.name.startswith(LAYERS))
+    total = sum(stored.bytes for name, stored in source.tensors.items() if name.startswith(f"{model.prefix}.layers."))
     with torch.no_grad(), enough_threads(model.stem), progress("calibrating", total) as advance:
         flows = [model.begin(inputs, Past(model.config)) for inputs in sequences]
         done = _resume(flows, folder)
         advance(done * (total // model.depth))
         for index in range(done, model.depth):
             with model.layer(index) as layer:
-                _Layer(layer, index, recipe, folder).calibrate(flows)
+                _Layer(layer, f"{model.prefix}.layers.{index}", index, recipe, folder).calibrate(flows)
             _keep(flows, index, folder)
             advance(total // model.depth)
         _watch_head(model, flows, folder)
@@ -95,6 +95,7 @@ class _Layer:
     """One decoder layer with its weights."""
 
     layer: nn.Module
+    name: str  # in the checkpoint
     index: int
     recipe: Recipe
     folder: Path
@@ -107,7 +108,7 @@ class _Layer:
             outputs = [flow.after(self.layer, self.index) for flow in flows]
         for name, these in moments.items():
             if not torch.isfinite(these.importance).all():
-                raise UserError(f"{LAYERS}.{self.index}.{name} is fed NaN or infinity: the checkpoint is damaged, "
+                raise UserError(f"{self.name}.{name} is fed NaN or infinity: the checkpoint is damaged, "
                                 "download it again")  # fmt: skip
         found = {f"{name}.{IMPORTANCE}": moments[input_of(name)].importance for name in schemes}
         if compensates:
@@ -122,7 +123,7 @@ class _Layer:
     def _schemes(self) -> Iterator[tuple[str, Scheme]]:
         """Of the layer's linears that the recipe quantizes, by their names in the layer."""
         for name, module in self.layer.named_modules():
-            scheme = self.recipe.scheme_of(f"{LAYERS}.{self.index}.{name}.weight")
+            scheme = self.recipe.scheme_of(f"{self.name}.{name}.weight")
             if isinstance(module, nn.Linear) and scheme:
                 yield name, scheme
 

@@ -102,12 +102,13 @@ class MilOps:
         found = mb.mul(x=found, y=mb.expand_dims(x=valid, axes=[-1]))
         return _cast(mb.reduce_sum(x=found, axes=[-2], keep_dims=False), self.dtype)
 
-    def rms_norm(self, x: Var, module: str | None, eps: float) -> Var:
+    def rms_norm(self, x: Var, module: str | None, eps: float, offset: float = 0) -> Var:
         wide = _cast(x, FP32)
         mean = mb.reduce_mean(x=mb.mul(x=wide, y=wide), axes=[-1], keep_dims=True)
         normed = mb.mul(x=wide, y=mb.rsqrt(x=mean, epsilon=np.float32(eps)))
         if module:
-            normed = mb.mul(x=normed, y=self._dense(f"{module}.weight"))
+            weight = self._dense(f"{module}.weight")
+            normed = mb.mul(x=normed, y=mb.add(x=weight, y=np.float32(offset)) if offset else weight)
         return _cast(normed, self.dtype)
 
     def layer_norm(self, x: Var, module: str, eps: float) -> Var:

@@ -136,8 +136,10 @@ class TorchOps:
         rows = self.weight(table)[cells.clamp(min=0), torch.arange(2)].float()
         return (rows * (cells >= 0)[..., None]).sum(-2)
 
-    def rms_norm(self, x: Tensor, module: str | None, eps: float) -> Tensor:
+    def rms_norm(self, x: Tensor, module: str | None, eps: float, offset: float = 0) -> Tensor:
         weight = self.weight(f"{module}.weight") if module else None
+        if weight is not None and offset:
+            weight = weight + offset
         return F.rms_norm(x, x.shape[-1:], weight, eps)
 
     def layer_norm(self, x: Tensor, module: str, eps: float) -> Tensor:

@@ -129,7 +129,7 @@ class Bench(Record):
     target: str
     recipe: str
     context: int
-    device: str  # "here", or "adb:" and the serial
+    device: str  # "here", "adb:" and the serial, or "app:" and the model of the phone that an app measured itself on
     work: Work
     machine: Machine
     engines: list[EngineSpeed]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from runtime.checks.dialogue import differing
 from runtime.goldens import FOLDER, Golden
 from runtime.job import Job
 from runtime.manifest import Measure
@@ -13,9 +14,12 @@ ROUNDING = 0.01  # of a pixel, 0..1: library versions may round resized bytes di
 
 
 def run(job: Job) -> Iterator[Measure]:
-    """The bundle's template, tokenizer and processor on each golden's messages; and copies inside artifacts."""
+    """The bundle's template, tokenizer and processor on each golden's messages; pieces and copies of it."""
     wrong = [golden.name for golden in job.goldens if not _renders(job, golden)]
     yield job.measure("template", "prompts_wrong", len(wrong), note=", ".join(wrong) or f"{len(job.goldens)} equal")
+    if job.manifest.dialogue:
+        differ = list(differing(job.prompter, job.manifest.dialogue))
+        yield job.measure("template", "dialogue_wrong", len(differ), note=", ".join(differ))
     copies = list(_changed_copies(job))
     yield job.measure("template", "copies_wrong", len(copies), note=", ".join(copies))
 
