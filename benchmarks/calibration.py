@@ -4,7 +4,7 @@
 
 One layer of random weights with a small vocabulary, a few pieces of 512 random tokens. What depends on the tokens
 (passes, sums of X^T X) and what does not (factors, rounding) is told apart, and carried over to 48 layers and the
-pieces that exports calibrate on; the embedding is not in there. Seconds are those of the processor: set OMP_NUM_THREADS=1.
+pieces that exports calibrate on, without the embedding. Seconds are those of the processor: set OMP_NUM_THREADS=1.
 """
 
 import json
@@ -52,7 +52,8 @@ def main(
     print(json.dumps({
         "recipe": recipe, "pieces": pieces, "weights_of_the_layer": int(weights), "rounding_seconds": round(fixed, 1),
         "seconds_by_piece": round(by_piece, 2), f"layer_seconds_{PIECES}_pieces": round(layer),
-        "seconds_by_billion_weights": round(layer / weights * 1e9), f"hours_{LAYERS}_layers": round(layer * LAYERS / 3600, 1),
+        "seconds_by_billion_weights": round(layer / weights * 1e9),
+        f"hours_{LAYERS}_layers": round(layer * LAYERS / 3600, 1),
         "anonymous_before": imported.rss - imported.shared, "anonymous_growth": peak[0],
     }))  # fmt: skip
     shutil.rmtree(folder)
