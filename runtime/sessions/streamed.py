@@ -179,7 +179,7 @@ class StreamedModel:
         return layers, self._fill(norm, f"{self.prefix}.norm.")
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         return self.stem.get_submodule(self.prefix)
 
     def _fill(self, module: nn.Module, prefix: str) -> nn.Module:
