@@ -14,6 +14,7 @@ from export.calibration.budget import read_budget
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
+from export.gguf import unpack
 from export.models import find_model, model_name
 from export.quantize import quantize, quantized_bytes
 from export.recipes import TARGETS, Recipe, find_recipe
@@ -28,12 +29,12 @@ class Request:
     """As the command line takes it."""
 
     target: str
-    model: str  # an embedded model's name, a folder, or an id on the hub
+    model: str  # an embedded model's name, a folder, a GGUF file, or an id on the hub
     recipe: str  # empty: the target's
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
     data_file: bool  # ExecuTorch's weights in a file beside the program
-    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
+    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>, unpacked GGUF files to build/sources
     dist: Path  # bundles go to dist/<target>/<model>-<recipe> ...
     gates: Sequence[str]  # name=value
     reference: str = "whole"  # or none, or streamed
@@ -68,7 +69,7 @@ def export(request: Request) -> Summary:
     budget = read_budget(request.budget) if request.budget else None
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
-    source = open_source(find_model(request.model))
+    source = open_source(unpack(find_model(request.model), request.build / "sources"))
     require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name

@@ -40,7 +40,8 @@ def write_onnx(model: Model, weights: Weights, checkpoint: Path, folder: Path, c
 def decoder_graph(model: Model, weights: Weights, data: DataFile, kv_scales: KvScales | None = None) -> Graph:
     """Embeddings [1, T, hidden], token ids and caches -> logits [1, 1, vocabulary] after the last position, and caches.
 
-    Token ids say where images are; of a text model, they are all that goes in. The attention mask is all ones and says how many positions there are by now.
+    Token ids say where images are; of a text model, they are all that goes in. The attention mask is all ones and says
+    how many positions there are by now.
     """
     graph = Graph("decoder", data)
     ops = OnnxOps(graph, weights, model.tokens, kv_scales)
