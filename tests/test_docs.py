@@ -29,7 +29,7 @@ from runtime.errors import UserError
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"```sh\n(?P<commands>.*?)```(?:\n```text\n(?P<told>.*?)```)?", re.DOTALL)
-# By other tests. Codes of int4-gptq are other numbers in the layout of int4, which is what a lowering sees.
+# By other tests, or in the layout of what they export: codes of int4-gptq are other numbers than those of int4.
 EXPORTED = {(recipe, "onnx") for recipe in RECIPES} | {(recipe, "executorch") for recipe in ("int4", "int4-gptq")}
 EXPORTED |= {("int4", "coreml")}
 HUB = "google/"  # not reachable from every machine
