@@ -49,7 +49,10 @@ def test_manifest(bundle: Path) -> None:
     assert manifest.source.licence == "apache-2.0" and len(manifest.source.sha256) == 64
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "int4"])
+LIKE_ANOTHER = "int4", "int4-weighted", "int4-g128"  # other numbers in the layout of a recipe that is exported
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in LIKE_ANOTHER])
 def test_every_recipe_verifies(tmp_path: Path, recipe: str) -> None:
     result = export(tmp_path, "--target", "desktop", "--recipe", recipe, "--json")
     assert result.exit_code == 0, result.output
