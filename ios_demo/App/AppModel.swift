@@ -6,10 +6,12 @@ import Observation
 @MainActor @Observable
 final class AppModel {
   /// A bundle ready to run.
+  @MainActor
   struct Loaded {
     let bundle: StoredBundle
     let choice: EngineChoice
     let engine: any Engine
+    let lease = EngineLease()
     let tokenizer: BundleTokenizer
     /// Seconds.
     let loading: Double

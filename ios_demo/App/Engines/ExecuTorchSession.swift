@@ -13,6 +13,7 @@ actor ExecuTorchSession: Engine {
   nonisolated let name = ExecuTorchSession.format
   nonisolated let context: Int
   private(set) var position = 0
+  private(set) var resets = 0
 
   private let module: Module
   private let tokens: Tokens
@@ -39,6 +40,7 @@ actor ExecuTorchSession: Engine {
   /// Slots that the new sequence has not written are hidden by their positions, whatever they hold.
   func reset() {
     position = 0
+    resets += 1
   }
 
   func prefill(_ inputs: ModelInputs) throws -> [Float] {

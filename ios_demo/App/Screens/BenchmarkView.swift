@@ -20,7 +20,8 @@ struct BenchmarkView: View {
             ProgressView(value: share)
             Button("Stop") { task?.cancel() }
           } else {
-            Button("Measure") { task = Task { await model.tellTrouble(measure) } }
+            Button("Measure") { task = Task { await model.tellTrouble { try await loaded.lease.hold(measure) } } }
+              .disabled(loaded.lease.isTaken)
           }
         } footer: {
           Text("Phones slow down as they get warm: let yours cool, and look at the spread.")

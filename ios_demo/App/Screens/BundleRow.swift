@@ -28,7 +28,7 @@ struct BundleRow: View {
         Button("Verify files", action: verify)
       }
       .buttonStyle(.bordered)
-      .disabled(model.progress != nil)
+      .disabled(model.progress != nil || model.loaded?.lease.isTaken == true)
     }
     .confirmationDialog(
       model.fit(bundle).warning ?? "", isPresented: $doubtful.isPresent(), titleVisibility: .visible,

@@ -16,7 +16,6 @@ final class ChatModel {
   }
 
   private(set) var entries: [Entry] = []
-  private(set) var isAnswering = false
   var text = ""
   var attachments: [Attachment] = []
   var thinks = false
@@ -26,7 +25,7 @@ final class ChatModel {
 
   private let loaded: AppModel.Loaded
   private var conversation: Conversation
-  private var task: Task<Void, Never>?
+  private var current: Conversation.Answer?
 
   init(_ loaded: AppModel.Loaded) {
     self.loaded = loaded
@@ -41,8 +40,13 @@ final class ChatModel {
       engine: loaded.engine, tokenizer: loaded.tokenizer, tokens: manifest.tokens, sampling: sampling)
   }
 
+  var isAnswering: Bool { current != nil }
+
+  /// Whether another screen has the engine.
+  var mustWait: Bool { loaded.lease.isTaken }
+
   var canSend: Bool {
-    !isAnswering && (!attachments.isEmpty || !text.trimmingCharacters(in: .whitespacesAndNewlines).isEmpty)
+    !mustWait && (!attachments.isEmpty || !text.trimmingCharacters(in: .whitespacesAndNewlines).isEmpty)
   }
 
   func send() {
@@ -56,7 +60,7 @@ final class ChatModel {
   /// The last question again.
   func retry() {
     Task {
-      guard !isAnswering, let message = await conversation.takeBack() else { return }
+      guard !mustWait, let message = await conversation.takeBack() else { return }
       if entries.last?.role == .model { entries.removeLast() }
       answer(message)
     }
@@ -64,11 +68,10 @@ final class ChatModel {
 
   /// The answer stays as far as it came.
   func stop() {
-    task?.cancel()
+    current?.stop()
   }
 
   func begin() {
-    stop()
     entries = []
     conversation = Self.conversation(loaded, samples: samples)
   }
@@ -103,23 +106,25 @@ final class ChatModel {
       trouble = "the bundle does not say how prompts are written: export it again"
       return
     }
-    let stream = conversation.say(message, prompt: PromptBuilder(dialogue, think: thinks))
     entries.append(Entry(role: .model))
-    isAnswering = true
-    task = Task {
-      defer { isAnswering = false }
-      do {
-        try await Witness.during("answering") { try await self.show(stream) }
-      } catch is CancellationError {
-        return
-      } catch {
-        trouble = error.localizedDescription
+    Task {
+      await loaded.lease.hold {
+        let answer = conversation.say(message, prompt: PromptBuilder(dialogue, think: thinks))
+        current = answer
+        defer { current = nil }
+        do {
+          try await Witness.during("answering") { try await self.show(answer) }
+        } catch is CancellationError {
+          return
+        } catch {
+          trouble = error.localizedDescription
+        }
       }
     }
   }
 
-  private func show(_ stream: AsyncThrowingStream<Conversation.Event, any Error>) async throws {
-    for try await event in stream {
+  private func show(_ answer: Conversation.Answer) async throws {
+    for try await event in answer.events {
       guard let last = entries.indices.last else { return }
       switch event {
       case .piece(let piece): entries[last].reply.pieces.append(piece)

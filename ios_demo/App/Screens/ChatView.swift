@@ -40,5 +40,6 @@ private struct ChatMenu: View {
       Button("Try again", systemImage: "arrow.counterclockwise") { chat.retry() }
       Button("New conversation", systemImage: "square.and.pencil") { chat.begin() }
     }
+    .disabled(chat.mustWait)
   }
 }

@@ -19,8 +19,10 @@ struct SelfTestView: View {
             ProgressView(value: Double(outcomes.count), total: Double(max(goldens.count, 1)))
             Button("Stop") { task?.cancel() }
           } else {
-            Button("Replay \(goldens.count) goldens") { task = Task { await model.tellTrouble(run) } }
-              .disabled(goldens.isEmpty)
+            Button("Replay \(goldens.count) goldens") {
+              task = Task { await model.tellTrouble { try await loaded.lease.hold(run) } }
+            }
+            .disabled(goldens.isEmpty || loaded.lease.isTaken)
           }
         } footer: {
           Text("Tokens may differ where the reference itself was undecided.")

@@ -44,7 +44,7 @@ struct Drive {
       engine: session, tokenizer: tokenizer, tokens: manifest.tokens, sampling: sampling)
     for (index, text) in texts.enumerated() {
       let message = Message(text, images: index == 0 ? media.images : [], clips: index == 0 ? media.clips : [])
-      for try await event in conversation.say(message, prompt: PromptBuilder(dialogue), limit: limit) {
+      for try await event in conversation.say(message, prompt: PromptBuilder(dialogue), limit: limit).events {
         if case .ended(let turn) = event { try pipe.tell(turn) }
       }
     }

@@ -10,11 +10,24 @@ public actor Conversation {
     case ended(Turn)
   }
 
+  /// An answer as it comes.
+  public struct Answer: Sendable {
+    public let events: AsyncThrowingStream<Event, any Error>
+    fileprivate let task: Task<Void, Never>
+
+    /// It stays as far as it came, and ends soon.
+    public func stop() {
+      task.cancel()
+    }
+  }
+
   /// What the engine's cache holds, as text; and tokens of it that are chosen but not in there yet.
   private struct Memory {
     var text = ""
     var images = 0
     var clips = 0
+    /// Of the engine, by which it is seen whether its cache is still this conversation's.
+    var resets = 0
     var waiting: [Int] = []
   }
 
@@ -35,24 +48,24 @@ public actor Conversation {
     if !system.isEmpty { messages = [Message(.system, system)] }
   }
 
-  /// Adds a message and streams the answer. Whoever stops reading stops the answer, which stays as far as it came.
+  /// Adds a message and streams the answer. Whoever stops reading stops the answer as well.
   ///
   /// - Parameter limit: tokens of the answer.
   public nonisolated func say(
     _ message: Message, prompt: PromptBuilder, limit: Int = 2048
-  ) -> AsyncThrowingStream<Event, any Error> {
-    AsyncThrowingStream { continuation in
-      let task = Task {
-        do {
-          let turn = try await self.answer(message, prompt, limit) { continuation.yield(.piece($0)) }
-          continuation.yield(.ended(turn))
-          continuation.finish()
-        } catch {
-          continuation.finish(throwing: error)
-        }
+  ) -> Answer {
+    let (events, continuation) = AsyncThrowingStream<Event, any Error>.makeStream()
+    let task = Task {
+      do {
+        let turn = try await self.answer(message, prompt, limit) { continuation.yield(.piece($0)) }
+        continuation.yield(.ended(turn))
+        continuation.finish()
+      } catch {
+        continuation.finish(throwing: error)
       }
-      continuation.onTermination = { _ in task.cancel() }
     }
+    continuation.onTermination = { _ in task.cancel() }
+    return Answer(events: events, task: task)
   }
 
   /// Takes the last question and its answer back.
@@ -104,7 +117,7 @@ public actor Conversation {
   private func hear(_ messages: [Message], _ prompt: PromptBuilder) async throws -> ([Float], Memory, Int) {
     let text = try prompt.render(messages)
     let (images, clips) = (messages.flatMap(\.images), messages.flatMap(\.clips))
-    let known = goesOn(text) ? memory : Memory()
+    let known = await goesOn(text) ? memory : Memory()
     let newImages = Array(images.dropFirst(known.images))
     let newClips = Array(clips.dropFirst(known.clips))
     let rest = String(decoding: text.utf8.dropFirst(known.text.utf8.count), as: UTF8.self)
@@ -115,12 +128,15 @@ public actor Conversation {
     if known.text.isEmpty { try await engine.reset() }
     memory = Memory()  // until the answer is through, nobody knows what the cache holds
     let logits = try await engine.prefill(inputs)
-    return (logits, Memory(text: text, images: images.count, clips: clips.count), inputs.tokens.count)
+    let heard = await Memory(text: text, images: images.count, clips: clips.count, resets: engine.resets)
+    return (logits, heard, inputs.tokens.count)
   }
 
-  /// Whether the cache holds the beginning: prompts drop thoughts from turns that are over.
-  private func goesOn(_ text: String) -> Bool {
-    !memory.text.isEmpty && text.utf8.starts(with: memory.text.utf8)
+  /// Whether the cache holds the beginning: prompts drop thoughts from turns that are over, and a benchmark may have used
+  /// the engine since.
+  private func goesOn(_ text: String) async -> Bool {
+    let resets = await engine.resets
+    return !memory.text.isEmpty && memory.resets == resets && text.utf8.starts(with: memory.text.utf8)
   }
 
   private func requireRoom(_ count: Int, behind position: Int) throws {

@@ -43,7 +43,7 @@ public struct Safetensors: Sendable {
   /// - Throws: `UserError` if there is none of this name, or of another dtype.
   public func tensor(_ name: String) throws -> Tensor {
     guard let entry = entries[name] else { throw UserError("no array \(name) in the goldens: export the bundle again") }
-    let count = entry.shape.reduce(1, *)
+    guard let count = product(entry.shape), count <= data.count else { throw cut }
     let values: [Float]
     switch entry.dtype {
     case "F32": values = try numbers(entry, count, as: Float.self)
@@ -55,10 +55,11 @@ public struct Safetensors: Sendable {
   }
 
   private func numbers<Number: BitwiseCopyable>(_ entry: Entry, _ count: Int, as type: Number.Type) throws -> [Number] {
-    let begin = start + (entry.dataOffsets.first ?? 0)
-    guard begin >= start, begin + count * MemoryLayout<Number>.size <= data.count else {
-      throw UserError("the goldens are cut short: export the bundle again")
-    }
-    return data.subdata(in: begin..<begin + count * MemoryLayout<Number>.size).numbers(at: 0, count: count, as: type)
+    guard let offset = entry.dataOffsets.first, (0...data.count).contains(offset) else { throw cut }
+    let (begin, size) = (start + offset, count * MemoryLayout<Number>.size)
+    guard begin + size <= data.count else { throw cut }
+    return data.subdata(in: begin..<begin + size).numbers(at: 0, count: count, as: type)
   }
+
+  private var cut: UserError { UserError("the goldens are cut short: export the bundle again") }
 }

@@ -23,6 +23,9 @@ public struct SelfTest: Sendable {
     try await engine.reset()
     var logits = try await engine.prefill(golden.inputs)
     for (step, token) in golden.tokens.enumerated() {
+      guard (golden.topIds[step] + suppressed).allSatisfy(logits.indices.contains) else {
+        throw UserError("golden \(golden.name) is of a model with more tokens: export the bundle again")
+      }
       chosen.append(greedy(logits, suppressed: suppressed))
       found.append(golden.topIds[step].map { Double(logits[$0]) })
       guard step + 1 < golden.tokens.count else { break }

@@ -7,6 +7,7 @@ public actor CoreMLSession: Engine {
   public nonisolated let name = CoreMLSession.format
   public nonisolated let context: Int
   public private(set) var position = 0
+  public private(set) var resets = 0
 
   private let artifact: Artifact
   private let host: Host
@@ -19,6 +20,7 @@ public actor CoreMLSession: Engine {
     guard let artifact = manifest.artifacts[Self.format], let host = artifact.host else {
       throw UserError("the bundle holds no Core ML packages: export it with TARGET=ios")
     }
+    try host.requireConsistent()
     self.artifact = artifact
     self.host = host
     self.runner = runner
@@ -29,11 +31,13 @@ public actor CoreMLSession: Engine {
 
   public func reset() async throws {
     position = 0
+    resets += 1
     try await runner.reset()
   }
 
   public func prefill(_ inputs: ModelInputs) async throws -> [Float] {
     try requireRoom(for: inputs.tokens.count)
+    try requireKnown(inputs.tokens)
     let blocks = numberBlocks(inputs.tokens, placeholder: tokens.image)
     let calls = try planCalls(from: position, blocks: blocks, prefill: host.prefill)
     let embeddings = try await embed(inputs)
@@ -55,6 +59,12 @@ public actor CoreMLSession: Engine {
   }
 
   // MARK: Embeddings
+
+  private func requireKnown(_ ids: [Int]) throws {
+    if let id = ids.first(where: { !(0..<host.embedding.rows).contains($0) }) {
+      throw UserError("token \(id) is not among the \(host.embedding.rows) of the model: export the bundle again")
+    }
+  }
 
   /// `[T, hidden]`: tokens, and soft tokens where their placeholders stand.
   private func embed(_ inputs: ModelInputs) async throws -> Tensor {
@@ -87,6 +97,16 @@ public actor CoreMLSession: Engine {
       found += soft.rows(0..<rows.count)
     }
     return found
+  }
+}
+
+extension Host {
+  /// What says one thing twice must say the same.
+  fileprivate func requireConsistent() throws {
+    let rotations = attention.values.allSatisfy { $0.inverseFrequencies.count * 2 == $0.headDim }
+    guard rotations, embedding.columns == hidden else {
+      throw UserError("the manifest's sizes of Core ML packages do not fit each other: export the bundle again")
+    }
   }
 }
 

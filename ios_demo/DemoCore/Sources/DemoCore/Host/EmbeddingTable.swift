@@ -9,13 +9,13 @@ public struct EmbeddingTable: Sendable {
   /// - Throws: `UserError` if a file is missing or of another size than the table says.
   public init(_ table: Table, bundle: URL) throws {
     self.table = table
-    codes = try Self.map(bundle.appending(path: table.codes), bytes: table.rows * table.columns * table.bits / 8)
-    scales = try table.scales.map { name in
-      try Self.map(bundle.appending(path: name), bytes: table.rows * table.columns / table.group * 2)
-    }
+    let bits = product([table.rows, table.columns, table.bits])
+    codes = try Self.map(bundle.appending(path: table.codes), bytes: bits.map { $0 / 8 })
+    let groups = product([table.rows, table.columns / table.group, 2])
+    scales = try table.scales.map { try Self.map(bundle.appending(path: $0), bytes: groups) }
   }
 
-  private static func map(_ path: URL, bytes: Int) throws -> Data {
+  private static func map(_ path: URL, bytes: Int?) throws -> Data {
     guard let data = try? Data(contentsOf: path, options: .alwaysMapped), data.count == bytes else {
       throw UserError("\(path.lastPathComponent) is missing or cut short: export the bundle again")
     }

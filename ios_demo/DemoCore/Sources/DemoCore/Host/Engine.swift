@@ -7,6 +7,9 @@ public protocol Engine: Actor {
   /// Positions in the cache so far.
   var position: Int { get }
 
+  /// How often `reset` was called: whoever goes on with a sequence sees whether somebody else has begun another one.
+  var resets: Int { get }
+
   /// Forgets the sequence.
   func reset() async throws
 

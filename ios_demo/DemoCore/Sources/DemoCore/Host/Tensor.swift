@@ -22,6 +22,15 @@ public struct Tensor: Sendable, Equatable {
   }
 }
 
+/// Nil where it is beyond what an Int holds, or a factor is negative: lengths come from files.
+func product(_ lengths: [Int]) -> Int? {
+  lengths.reduce(1) { product, length in
+    guard let product, length >= 0 else { return nil }
+    let (value, overflow) = product.multipliedReportingOverflow(by: length)
+    return overflow ? nil : value
+  }
+}
+
 extension Tensor {
   /// Writes rows over those that are wanted, one after another.
   ///

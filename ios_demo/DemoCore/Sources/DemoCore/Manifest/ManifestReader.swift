@@ -13,6 +13,7 @@ public enum ManifestReader {
   /// - Throws: `UserError` if the folder is no bundle, or see `decode`.
   public static func read(bundle: URL) throws -> Manifest {
     let path = bundle.appending(path: file)
+    try requireSize(BundleFiles(folder: bundle).size(path))
     guard let data = try? Data(contentsOf: path) else {
       throw UserError(
         "\(bundle.lastPathComponent) holds no \(file): choose a folder that `make export` wrote under dist/")
@@ -23,9 +24,7 @@ public enum ManifestReader {
   /// - Throws: `UserError` if it is larger than allowed, of another version's schema, has keys that this app does not
   ///   know or values out of their range, or names something outside the bundle.
   public static func decode(_ data: Data) throws -> Manifest {
-    guard data.count <= largest else {
-      throw UserError("\(file) has \(data.count) bytes, at most \(largest) are read: export the bundle again")
-    }
+    try requireSize(data.count)
     do {
       let found = try JSONDecoder().decode(JSONValue.self, from: data)
       try requireVersion(found)
@@ -37,6 +36,13 @@ public enum ManifestReader {
       return manifest
     } catch let error as DecodingError {
       throw UserError("\(file): \(error.place); export the bundle again")
+    }
+  }
+
+  /// Before anything is read.
+  private static func requireSize(_ bytes: Int) throws {
+    guard bytes <= largest else {
+      throw UserError("\(file) has \(bytes) bytes, at most \(largest) are read: export the bundle again")
     }
   }
 
