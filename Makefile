@@ -2,10 +2,14 @@
 
 TARGET  ?= android
 MODEL   ?= tiny
-RECIPE  ?= int4
+RECIPE  ?= $(if $(filter android,$(TARGET)),int4-gptq,int4)
 FORMATS ?=
 CONTEXT ?= 8192
 REFERENCE ?= whole
+# Folder of text, images and clips for recipes that calibrate; empty: a small set
+CALIBRATION ?=
+# Of RECIPE=auto: 4.5bits or 6.2GB
+BUDGET ?=
 # More options of the program, as it takes them: make verify OPTIONS="--baseline dist/last --junit verify.xml"
 OPTIONS ?=
 BUNDLE  ?= dist/$(TARGET)/$(notdir $(MODEL))-$(RECIPE)
@@ -15,10 +19,10 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify chat bench test test-android demo-android lint clean
+.PHONY: export verify chat bench test test-android test-ios demo-android demo-ios lint clean
 
 export: $(READY)
-	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(OPTIONS)
+	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(if $(CALIBRATION),--calibration $(CALIBRATION)) $(if $(BUDGET),--budget $(BUDGET)) $(OPTIONS)
 
 verify: $(READY)
 	$(RUN) -m runtime verify $(BUNDLE) --reference $(REFERENCE) $(OPTIONS)
@@ -37,6 +41,13 @@ test-android: $(READY)
 
 demo-android: $(READY)
 	$(RUN) -m android_demo.place $(BUNDLE) build/android/bundles
+
+test-ios: $(READY)
+	$(RUN) -m ios_demo.checks
+
+demo-ios: TARGET = ios
+demo-ios: $(READY)
+	$(RUN) -m ios_demo.checks.place $(BUNDLE)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -110,13 +110,14 @@ def read_speed(folder: Path, most: float = float("inf")) -> float:
 def write_speed(path: Path, count: int) -> float:
     """Bytes per second, until they are on the disk."""
     data, begun = os.urandom(CHUNK), time.perf_counter()
-    with path.open("wb", buffering=0) as opened:
-        for _ in range(max(1, count // CHUNK)):
-            opened.write(data)
-        os.fsync(opened.fileno())
-    speed = path.stat().st_size / (time.perf_counter() - begun)
-    path.unlink()
-    return speed
+    try:
+        with path.open("wb", buffering=0) as opened:
+            for _ in range(max(1, count // CHUNK)):
+                opened.write(data)
+            os.fsync(opened.fileno())
+        return path.stat().st_size / (time.perf_counter() - begun)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 # Processes

@@ -13,8 +13,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def export_command(
     target: Annotated[str, typer.Option(help="Platform: android, ios or desktop.")] = "android",
-    model: Annotated[str, typer.Option(help="`tiny`, a folder, or a Hugging Face id.")] = "tiny",
-    recipe: Annotated[str, typer.Option(help="How weights are quantized; an unknown name lists them.")] = "int4",
+    model: Annotated[str, typer.Option(help="`tiny`, a folder, a GGUF file, or a Hugging Face id.")] = "tiny",
+    recipe: Annotated[
+        str, typer.Option(help="How weights are quantized [the target's]; an unknown name lists them.")
+    ] = "",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of text, images and clips for recipes that calibrate [a small set].")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="Of recipe auto: 4.5bits (per quantized weight) or 6.2GB [4.5bits].")
+    ] = "",
     formats: Annotated[str, typer.Option(help="Some of the target's formats, separated by commas.")] = "",
     context: Annotated[int, typer.Option(help="Positions to make room for.", min=1)] = 8192,
     data_file: Annotated[bool, typer.Option(help="Put ExecuTorch's weights into a .ptd beside the .pte.")] = False,
@@ -35,7 +43,8 @@ def export_command(
 
     wanted = [name for name in formats.replace(",", " ").split() if name]
     with bad_input_told():
-        request = Request(target, model, recipe, wanted, context, data_file, build, dist, gate or [], reference, out)
+        request = Request(target, model, recipe, wanted, context, data_file, build, dist, gate or [], reference, out,
+                          calibration, budget)  # fmt: skip
         summary = export(request)
     if json:
         typer.echo(summary.model_dump_json())

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from export.calibration.sensitivity import Sensitivity
 from export.schemes import Scheme
 from export.sources import Source, open_source, read_header
 from export.weights import Packed
@@ -44,6 +45,8 @@ class QuantizationRecord(manifest.Record):
     errors: list[TensorError]
     error: float  # over all quantized weights
     plain_error: float
+    grid: dict[str, int]  # groups by grid.Fit, where the source's weights were on a grid already; else empty
+    sensitivity: list[Sensitivity] = Field(default_factory=list)  # measured for recipes that have a budget
 
     @property
     def identity(self) -> str:
@@ -73,7 +76,7 @@ class CheckpointWeights:
 
     @cached_property
     def config(self) -> Any:
-        """Gemma4UnifiedConfig"""
+        """transformers'"""
         return self.source.config
 
     def dense(self, name: str) -> NDArray[np.float32]:
@@ -97,5 +100,6 @@ def _read_packed(source: Source, module: str) -> Packed:
     codes = source.rows(f"{module}.weight_packed").view(torch.uint8).numpy()
     scales = source.rows(f"{module}.weight_scale").float().numpy()
     groups = scales.shape[1]
-    scheme = Scheme(codes.shape[1] * 8 // columns, None if groups == 1 else columns // groups)
+    bits = codes.shape[1] * 8 // columns
+    scheme = Scheme(bits, None if bits == 8 and groups == 1 else columns // groups)  # int8 goes by rows
     return Packed(scheme, codes, scales)

@@ -19,7 +19,7 @@ PROCESSOR_FILES = (
 def tokens(folder: Path) -> Tokens:
     """From the configuration files in `folder`."""
     config, generation = _read(folder, "config.json"), _read(folder, "generation_config.json")
-    text = config["text_config"]
+    text = config.get("text_config", config)
     eos = generation.get("eos_token_id", text.get("eos_token_id", 1))
     vision, audio = config.get("vision_config") is not None, config.get("audio_config") is not None
 

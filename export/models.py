@@ -1,4 +1,4 @@
-"""From what a user calls a model to a folder: `tiny`, a folder, or an id on the Hugging Face hub."""
+"""From what a user calls a model to a path: `tiny`, a folder, a GGUF file, or an id on the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -12,25 +12,33 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
 
 
 def find_model(name: str) -> Path:
-    """Folder of a checkpoint; downloads it, resuming, where the name is an id on the hub.
+    """A checkpoint's folder, or its GGUF file; downloads it, resuming, where the name is an id on the hub.
 
     Raises:
         UserError: no such folder, no such id, or no network.
     """
     if name in EMBEDDED:
         return EMBEDDED[name]
-    if Path(name).is_dir():
+    if Path(name).is_dir() or _is_gguf(name):
         return Path(name)
     if Path(name).exists():
-        raise UserError(f"{name} is a file: name the folder of a checkpoint")
+        raise UserError(f"{name} is a file: name a GGUF file or the folder of a checkpoint")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"no model {name!r}: name a folder, an id such as google/gemma-4-12B-it, or {_embedded()}")
+        raise UserError(
+            f"no model {name!r}: name a folder, a GGUF file, an id such as google/gemma-4-12B-it, or {_embedded()}"
+        )
     return _download(name)
 
 
 def model_name(name: str) -> str:
-    """What its bundles are called: the last part of a folder or id."""
-    return name if name in EMBEDDED else Path(name).resolve().name
+    """What its bundles are called: the last part of a folder or id, a file's without its ending."""
+    if name in EMBEDDED:
+        return name
+    return Path(name).resolve().stem if _is_gguf(name) else Path(name).resolve().name
+
+
+def _is_gguf(name: str) -> bool:
+    return name.endswith(".gguf") and Path(name).is_file()
 
 
 def _download(name: str) -> Path:

@@ -10,16 +10,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from export.bundle import Order, Status, make_bundle
+from export.calibration.budget import read_budget
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
 from export.formats import choose_formats, require_memory, require_supported
+from export.gguf import unpack
 from export.models import find_model, model_name
+from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
-from export.recipes import find_recipe
-from export.sources import open_source
+from export.recipes import TARGETS, find_recipe
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
 from runtime.references import find_kind
+
+KEPT = {"exact": "kept exactly", "bf16": "kept to bf16", "scale": "kept but for the scale's last digits",
+        "unfit": "held by no format, rounded", "none": "on no grid, rounded"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,18 @@ class Request:
     """As the command line takes it."""
 
     target: str
-    model: str  # an embedded model's name, a folder, or an id on the hub
-    recipe: str
+    model: str  # an embedded model's name, a folder, a GGUF file, or an id on the hub
+    recipe: str  # empty: the target's
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
     data_file: bool  # ExecuTorch's weights in a file beside the program
-    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>
+    build: Path  # quantized checkpoints go to build/quantized/<model>-<recipe>, unpacked GGUF files to build/sources
     dist: Path  # bundles go to dist/<target>/<model>-<recipe> ...
     gates: Sequence[str]  # name=value
     reference: str = "whole"  # or none, or streamed
     out: Path | None = None  # ... unless this says where
+    calibration: Path | None = None  # folder of what recipes calibrate on; None: the default set
+    budget: str = ""  # as `read_budget` takes it; empty: the default
 
 
 class Summary(Record):
@@ -47,6 +54,7 @@ class Summary(Record):
     bits_per_weight: float
     rounding_error: float  # rms of the difference over rms of the quantized weights
     plain_rounding_error: float  # the same with plain absmax scales
+    grid: dict[str, int]  # groups of weights that were on a grid already, by whether they are kept: see grid.Fit
     minimum_memory: int  # bytes
     gates_held: int
     skipped: dict[str, str]
@@ -60,16 +68,20 @@ def export(request: Request) -> Summary:
         UserError: something in the request does not exist, or see the modules that do the work.
     """
     begun = time.monotonic()
-    formats, recipe = choose_formats(request.target, request.formats), find_recipe(request.recipe)
+    formats, recipe = (
+        choose_formats(request.target, request.formats),
+        find_recipe(request.recipe or TARGETS[request.target].recipe),
+    )
     require_supported(recipe, formats)
+    budget = read_budget(request.budget) if request.budget else None
     kind = find_kind(request.reference)
     gates, name = override(GATES, request.gates), model_name(request.model)
-    source = open_source(find_model(request.model))
+    source = open_checkpoint(unpack(find_model(request.model), request.build / "sources"))
     require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
     require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
-    record = quantize(source, recipe, name, quantized)
+    record = quantize(source, recipe, name, quantized, request.calibration, budget)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
                   request.data_file, kind)  # fmt: skip
     with _status() as status:
@@ -98,6 +110,7 @@ def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, sec
         bits_per_weight=record.recipe.bits_per_weight,
         rounding_error=record.error,
         plain_rounding_error=record.plain_error,
+        grid=record.grid,
         minimum_memory=manifest.limits.minimum_memory,
         gates_held=sum(measure.bound is not None for measure in verification.measures),
         skipped=verification.skipped,
@@ -113,6 +126,9 @@ def show(summary: Summary) -> None:
     console.print(f"  {size:.1f} MB, {summary.bits_per_weight:.2f} bits per weight, needs {memory:.0f} MB of memory")
     error, plain = summary.rounding_error, summary.plain_rounding_error
     console.print(f"  rounding error {error:.2%} of the weights' rms; plain absmax scales: {plain:.2%}")
+    if total := sum(summary.grid.values()):
+        shares = ", ".join(f"{KEPT[fit]} {count / total:.2%}" for fit, count in summary.grid.items() if count)
+        console.print(f"  of the groups on the source's grid: {shares}")
     for name, reason in summary.skipped.items():
         console.print(f"  [yellow]skipped[/] {name}: {escape(reason)}")
     console.print(f"  {summary.seconds:.0f} s; to check it again: python -m runtime verify {escape(summary.bundle)}")

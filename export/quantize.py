@@ -4,22 +4,30 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
+from export.calibration.budget import DEFAULT_BUDGET, Budget
+from export.calibration.corpus import open_corpus
+from export.calibration.prepare import Prepared, prepare
+from export.calibration.rounding import rounding_of
 from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
 from export.folders import locked, put_in_place, require_space, write_atomically
+from export.grid import Fit, keep_grid, lies_on_grid
+from export.packed import PackedSource
+from export.pool import worker_pool
 from export.progress import Advance, progress
-from export.recipes import Recipe
-from export.schemes import Scheme
+from export.recipes import PROJECTION, Recipe
+from export.schemes import INT4, Rounding, Scheme
 from export.shards import ShardWriter
 from export.sources import INDEX, Source, Stored
-from export.streaming import Job, TensorResult, stream_tensor, worker_pool
+from export.streaming import Job, TensorResult, stream_tensor
 from runtime import manifest
 from runtime.errors import UserError
 from runtime.manifest import RECORD
@@ -27,27 +35,50 @@ from runtime.manifest import RECORD
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
 VERSION = 1  # of the algorithm; work begun by another one is not resumed
 PLAN = ".plan.json"
+SAMPLED_ROWS = 64
+CALIBRATED = ".calibrated"  # folder of what was found on the calibration data
 WEIGHT_FILES = re.compile(r"\.(safetensors|bin|gguf|pt|pth|h5|msgpack)$|\.index\.json$|^\.")
 RESULTS = TypeAdapter(list[TensorResult])
 Shard = list[Job]
 
 
-def quantize(source: Source, recipe: Recipe, name: str, folder: Path) -> QuantizationRecord:
-    """Writes the quantized checkpoint `folder`, unless it is there already; `name` is the model's, for people.
+def quantize(
+    source: Source, recipe: Recipe, name: str, folder: Path, calibration: Path | None = None,
+    budget: Budget | None = None,
+) -> QuantizationRecord:  # fmt: skip
+    """Writes the quantized checkpoint `folder`, unless it is there already.
+
+    Args:
+        name: the model's, for people.
+        calibration: folder of what the model reads where the recipe calibrates; None: the default set.
+        budget: of a recipe that chooses schemes; None: DEFAULT_BUDGET.
 
     Raises:
         UserError: a weight holds NaN or infinity or is too narrow for the recipe, the disk is too small, or the folder
             cannot be written or is being written by another run.
     """
+    given = _roundings_given(source, recipe)
+    if given and recipe.wants_budget:
+        raise UserError(f"{source.folder} has weights of 4 bits already, which recipe {recipe.name} would round anew: "
+                        "leave RECIPE out")  # fmt: skip
+    corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
     plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
+    if corpus:
+        plan["calibration"] = corpus.fingerprint
+    if budget := _budget(recipe, budget):
+        plan["budget"] = asdict(budget)
     if (record := read_record(folder)) and record.plan == plan:
         return record
-    shards = list(_shards(source, recipe))
     with locked(folder) as partial:
         _start_or_resume(partial, plan)
-        require_space(folder, _bytes_of(shards), "the quantized checkpoint")
+        require_space(folder, quantized_bytes(source, recipe), "the quantized checkpoint")
+        prepared = prepare(source, recipe, corpus, budget, partial / CALIBRATED) if corpus else Prepared(recipe, [])
+        shards = list(_shards(source, prepared.recipe))
+        if corpus:
+            shards = [[_calibrated(job, prepared.recipe, partial / CALIBRATED) for job in shard] for shard in shards]
+        shards = [[_given(job, given) for job in shard] for shard in shards]
         results = _write_shards(source, shards, partial)
-        record = _record(source, recipe, name, plan, results)
+        record = _record(source, prepared, name, plan, results)
         _finish(source, shards, record, partial)
         put_in_place(partial, folder)
     return record
@@ -66,12 +97,38 @@ def _shards(source: Source, recipe: Recipe) -> Iterator[Shard]:
 
 
 def _scheme_of(stored: Stored, source: Source, recipe: Recipe) -> Scheme | None:
-    """A source that is quantized already passes through as it is."""
-    scheme = None if source.is_quantized else recipe.scheme_of(stored.name)
+    """A weight that is packed already keeps its scheme."""
+    packed = source.scheme_of(stored.name) if isinstance(source, PackedSource) else None
+    scheme = packed or recipe.scheme_of(stored.name)
     if scheme and (len(stored.shape) != 2 or stored.shape[1] % (scheme.group or 32)):
         raise UserError(f"{stored.name} is {list(stored.shape)}: recipe {recipe.name} wants rows of a multiple of "
                         f"{scheme.group or 32}; export with RECIPE=float")  # fmt: skip
     return scheme
+
+
+def _roundings_given(source: Source, recipe: Recipe) -> dict[str, Rounding]:
+    """By name of weight, where the source decides already: its weights are packed, or were trained for a grid."""
+    if isinstance(source, PackedSource):
+        return {name: source.rounding(name) for name in source.tensors if source.scheme_of(name)}
+    projections = [name for name in source.tensors if PROJECTION.search(name) and recipe.scheme_of(name) == INT4]
+    samples = [source.rows(name, 0, SAMPLED_ROWS) for name in projections[:1] + projections[-1:]]
+    trained = bool(samples) and lies_on_grid(samples)
+    return {name: keep_grid for name in source.tensors if trained and recipe.scheme_of(name)}
+
+
+def _given(job: Job, roundings: Mapping[str, Rounding]) -> Job:
+    return replace(job, rounding=roundings.get(job.stored.name, job.rounding))
+
+
+def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
+    if budget and not recipe.wants_budget:
+        raise UserError(f"recipe {recipe.name} has no budget: leave BUDGET out, or choose RECIPE=auto")
+    return budget or DEFAULT_BUDGET if recipe.wants_budget else None
+
+
+def _calibrated(job: Job, recipe: Recipe, folder: Path) -> Job:
+    """Rounds as calibration found best."""
+    return replace(job, rounding=rounding_of(job.stored.name, job.scheme, recipe, folder)) if job.scheme else job
 
 
 def _start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
@@ -131,8 +188,9 @@ def _write_shard(source: Source, shard: Shard, path: Path, pool: Any, advance: A
 
 
 def _record(
-    source: Source, recipe: Recipe, name: str, plan: dict[str, Any], results: list[TensorResult]
+    source: Source, prepared: Prepared, name: str, plan: dict[str, Any], results: list[TensorResult]
 ) -> QuantizationRecord:
+    recipe = prepared.recipe
     quantized = [result for result in results if result.energy]
     return QuantizationRecord(
         source=_describe(source, name, results),
@@ -145,7 +203,14 @@ def _record(
                             plain_error=_rms(result.plain_error, result.energy)) for result in quantized],
         error=_rms(*_totals(quantized, "error")),
         plain_error=_rms(*_totals(quantized, "plain_error")),
+        grid=_grid([result.fits for result in quantized if result.fits]),
+        sensitivity=prepared.sensitivity,
     )  # fmt: skip
+
+
+def _grid(fits: list[list[int]]) -> dict[str, int]:
+    """Groups by how well they are kept, of the tensors whose source decided."""
+    return {fit.name.lower(): sum(counts[fit] for counts in fits) for fit in Fit} if fits else {}
 
 
 def _totals(results: list[TensorResult], error: str) -> tuple[float, float]:
@@ -197,6 +262,7 @@ def _finish(source: Source, shards: list[Shard], record: QuantizationRecord, par
     write_atomically(partial / RECORD, record.model_dump_json(indent=1))
     for path in (partial / PLAN, *partial.glob(".shard-*.json")):
         path.unlink()
+    shutil.rmtree(partial / CALIBRATED, ignore_errors=True)
 
 
 def _config_text(source: Source, shards: list[Shard]) -> str:

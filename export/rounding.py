@@ -3,6 +3,8 @@
 Equal to the same expressions in torch, operation by operation; `reassoc` lets sums of errors be taken in any order.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"
 
 @compiled
 def round_groups(
-    groups: NDArray[np.float32], lowest: np.float32, highest: np.float32, scale_digits: int
+    groups: NDArray[np.float32], lowest: np.float32, highest: np.float32, scale_digits: int, importance: Any
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], float, float, float]:
     """Codes and scales of least squared error.
 
@@ -24,6 +26,8 @@ def round_groups(
         groups: [n, size]
         lowest, highest: of the codes.
         scale_digits: significant bits of a scale.
+        importance: float [m, size], factors of the squared errors that the search sums up: group i has those of row
+            i % m. None: 1.
 
     Returns:
         Codes [n, size], scales [n], and sums of squares: of the differences from `groups`, of the same had each scale
@@ -33,7 +37,7 @@ def round_groups(
     scales = np.empty(len(groups), np.float32)
     error = plain_error = energy = 0.0
     for index in range(len(groups)):
-        scale, least, plain = _best_scale(groups[index], lowest, highest, scale_digits)
+        scale, least, plain = _best_scale(groups[index], lowest, highest, scale_digits, importance, index)
         for at in range(groups.shape[1]):
             codes[index, at] = np.int8(_code(groups[index, at], scale, lowest, highest))
         scales[index] = scale
@@ -42,26 +46,39 @@ def round_groups(
 
 
 @compiled
-def _best_scale(group: NDArray[np.float32], lowest: np.float32, highest: np.float32, digits: int) -> tuple:
+def _best_scale(
+    group: NDArray[np.float32], lowest: np.float32, highest: np.float32, digits: int, importance: Any, index: int
+) -> tuple:
     """The scale, its squared error, and that of the widest one, which comes first and wins ties."""
     covering = _largest(group) / highest
     best, least, plain = SMALLEST_SCALE, np.float32(np.inf), np.float32(0)
     for number in range(len(RATIOS)):
-        scale = _representable(covering * RATIOS[number], np.uint32(DIGITS - digits))
+        scale = _representable(covering * RATIOS[number], digits)
         error = _error(group, scale, lowest, highest)
         if number == 0:
             plain = error
+        if importance is not None:
+            error = _weighted_error(group, scale, lowest, highest, importance[index % len(importance)])
         if error < least:
             best, least = scale, error
+    if importance is not None:
+        least = _error(group, best, lowest, highest)
     return best, least, plain
 
 
 @compiled
-def _representable(scale: np.float32, dropped: np.uint32) -> np.float32:
-    """The nearest scale without the last bits, halves to even: exact in bf16 (XNNPACK), fp16 (Core ML), fp32 (ONNX)."""
-    bits, one = np.float32(scale).view(np.uint32), np.uint32(1)
+def _representable(scale: np.float32, digits: int) -> np.float32:
+    """The nearest scale of few digits: exact in bf16 (XNNPACK), fp16 (Core ML), fp32 (ONNX)."""
+    return max(nearest(scale, digits), SMALLEST_SCALE)
+
+
+@compiled
+def nearest(value: np.float32, digits: int) -> np.float32:
+    """To so many significant bits, halves to even."""
+    dropped, one = np.uint32(DIGITS - digits), np.uint32(1)
+    bits = np.float32(value).view(np.uint32)
     rounded = bits + ((one << (dropped - one)) - one) + ((bits >> dropped) & one)
-    return max(np.uint32(rounded >> dropped << dropped).view(np.float32), SMALLEST_SCALE)
+    return np.uint32(rounded >> dropped << dropped).view(np.float32)
 
 
 @compiled
@@ -70,6 +87,18 @@ def _error(group: NDArray[np.float32], scale: np.float32, lowest: np.float32, hi
     for at in range(len(group)):
         difference = _code(group[at], scale, lowest, highest) * scale - group[at]
         total += difference * difference
+    return total
+
+
+@compiled
+def _weighted_error(
+    group: NDArray[np.float32], scale: np.float32, lowest: np.float32, highest: np.float32,
+    importance: NDArray[np.float32],
+) -> np.float32:  # fmt: skip
+    total = np.float32(0)
+    for at in range(len(group)):
+        difference = _code(group[at], scale, lowest, highest) * scale - group[at]
+        total += difference * difference * importance[at]
     return total
 
 

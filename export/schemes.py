@@ -5,6 +5,7 @@ the even column of an int4 pair in the low nibble. XNNPACK's blockwise int4 and 
 same bytes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,7 @@ class Scheme:
 
 
 INT4 = Scheme(bits=4, group=32)
+INT4_128 = Scheme(bits=4, group=128)
 INT8 = Scheme(bits=8, group=None)
 
 
@@ -66,16 +68,31 @@ class Quantized:
     error: float  # sum of squared differences from the source
     plain_error: float  # the same, had each scale just covered its group
     energy: float  # sum of squares of the source
+    fits: Sequence[int] = ()  # groups by how well they keep a grid that the source is on, see grid.Fit
 
 
-def quantize_rows(rows: Tensor, scheme: Scheme) -> Quantized:
+Rounding = Callable[[Tensor, int, Scheme], Quantized]  # of fp32 rows [n, columns], the first of which has that number
+
+
+def round_plainly(rows: Tensor, start: int, scheme: Scheme) -> Quantized:
+    """A `Rounding` by least squared error."""
+    return quantize_rows(rows, scheme)
+
+
+def quantize_rows(rows: Tensor, scheme: Scheme, importance: Tensor | None = None) -> Quantized:
     """fp32 [rows, columns] -> codes and scales; each group's scale is the candidate of least squared error.
 
     Where a weight is no finite number, `error` is none either.
+
+    Args:
+        importance: fp32 [columns], factors of the squared errors among which the scale is chosen.
     """
-    groups = rows.reshape(-1, scheme.group or rows.shape[1]).numpy()
+    size = scheme.group or rows.shape[1]
     limits = np.float32(scheme.lowest), np.float32(scheme.highest)
-    codes, scales, error, plain_error, energy = round_groups(groups, *limits, scheme.scale_digits)
+    factors = None if importance is None else importance.reshape(-1, size).numpy()
+    codes, scales, error, plain_error, energy = round_groups(
+        rows.reshape(-1, size).numpy(), *limits, scheme.scale_digits, factors
+    )
     packed = pack(torch.from_numpy(codes).reshape(rows.shape), scheme)
     return Quantized(packed, torch.from_numpy(scales).reshape(len(rows), -1).bfloat16(), error, plain_error, energy)
 
@@ -95,6 +112,17 @@ def unpack(packed: Tensor, scheme: Scheme) -> Tensor:
 
 def dequantize(packed: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
     """Codes and scales of some rows -> fp32 [rows, columns]"""
-    codes = unpack(packed, scheme)
-    groups = codes.float().reshape(len(codes), -1, scheme.group or codes.shape[1])
-    return (groups * scales.float()[..., None]).reshape(codes.shape)
+    return dequantize_codes(unpack(packed, scheme), scales)
+
+
+def dequantize_codes(codes: Tensor, scales: Tensor) -> Tensor:
+    """int8 [rows, columns] and [rows, groups] -> fp32 [rows, columns]"""
+    groups = codes.float().unflatten(1, (scales.shape[1], -1))
+    return (groups * scales.float()[..., None]).flatten(1)
+
+
+def measure(rows: Tensor, packed: Tensor, scales: Tensor, scheme: Scheme) -> Quantized:
+    """Codes and scales that were chosen elsewhere, beside the fp32 rows they stand for."""
+    plain = quantize_rows(rows, scheme)
+    error = float((dequantize(packed, scales, scheme) - rows).square().sum())
+    return Quantized(packed, scales.bfloat16(), error, plain.plain_error, plain.energy)

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, Gemma4UnifiedForConditionalGeneration
+from transformers import AutoConfig
 
+from runtime.architectures import new_model, require_known
 from runtime.errors import UserError, first_line
-from runtime.tensors import INDEX, MODEL_TYPE, SINGLE, module_name, shards
+from runtime.tensors import INDEX, SINGLE, module_name, shards
 from runtime.untrusted import read_object, require_file
 
 AGAIN = "download it again"
@@ -47,15 +48,10 @@ class Source:
     """An opened checkpoint. Nothing is read but headers until rows are asked for."""
 
     folder: Path
-    config: Any  # Gemma4UnifiedConfig
+    config: Any  # transformers'
     tensors: dict[str, Stored]  # by name, in the order they lie in their files
     _files: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0  # bytes handed out of the files that are open
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether it is a compressed-tensors checkpoint already."""
-        return getattr(self.config, "quantization_config", None) is not None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,7 +86,7 @@ def open_source(folder: Path) -> Source:
     """
     config = _read_config(folder)
     source = Source(folder, config, {stored.name: stored for stored in _read_headers(folder)})
-    _compare_with_config(source)
+    compare_with_config(source)
     return source
 
 
@@ -99,17 +95,16 @@ def _read_config(folder: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{folder} has no config.json: name a folder in Hugging Face layout, or a model id")
     found = read_object(path, AGAIN)
-    if (model_type := found.get("model_type")) != MODEL_TYPE:
-        raise UserError(f"{path}: model_type is {model_type!r}, only {MODEL_TYPE!r} (Gemma 4 12B) can be exported")
+    require_known(found.get("model_type"), path)
     for beside in (folder / name for name in CONFIGURATION if (folder / name).exists()):
         read_object(beside, AGAIN)  # damage is told now, not in the middle of an export
-    text = found.get("text_config") or {}
+    text = found.get("text_config") or found  # without one, all of it
     if not isinstance(text, dict) or not isinstance(layers := text.get("num_hidden_layers", 0), int) or layers > LAYERS:
-        raise UserError(f"{path}: text_config asks for no number of layers up to {LAYERS}: {AGAIN}")
+        raise UserError(f"{path}: it asks for no number of layers up to {LAYERS}: {AGAIN}")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # whatever values of other types lead transformers to
-        raise UserError(f"{path} is no configuration of {MODEL_TYPE} ({first_line(error)}): {AGAIN}") from None
+        raise UserError(f"{path} is no configuration of {found['model_type']} ({first_line(error)}): {AGAIN}") from None
 
 
 def _read_headers(folder: Path) -> Iterator[Stored]:
@@ -155,14 +150,17 @@ def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """What a checkpoint of this config must hold, asked of transformers' own model without its memory."""
     try:
         with torch.device("meta"):
-            model = Gemma4UnifiedForConditionalGeneration(config)
+            model = new_model(config)
     except Exception as error:  # sizes that contradict each other, or fit no tensor
         raise UserError(f"config.json describes no model ({first_line(error)}): {AGAIN}") from None
     tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
-def _compare_with_config(source: Source) -> None:
+def compare_with_config(source: Source) -> None:
+    """Raises:
+    UserError: a weight is missing, or has another shape than the config makes it.
+    """
     packed = {name.removesuffix(".weight_packed") + ".weight" for name in source.tensors if name.endswith("_packed")}
     for name, shape in expected_shapes(source.config).items():
         stored = source.tensors.get(name)

@@ -2,20 +2,19 @@
 
 import hashlib
 import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from export.grid import keep_grid
+from export.pool import in_order
 from export.progress import Advance
 from export.recipes import EMBEDDING
-from export.schemes import Quantized, Scheme, dequantize, quantize_rows
+from export.schemes import Quantized, Rounding, Scheme, dequantize, round_plainly
 from export.shards import Entry, bytes_of
 from export.sources import Source, Stored
 from runtime.errors import UserError
@@ -23,7 +22,6 @@ from runtime.manifest import Record, TensorDigest
 
 BLOCK = 2**18  # weights in one block: a few copies of it stay in a core's cache
 Write = Callable[[str, Tensor], None]  # appends rows to the tensor of this key
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -32,22 +30,29 @@ class Job:
 
     stored: Stored
     scheme: Scheme | None
+    rounding: Rounding = round_plainly
 
     @property
     def is_embedding(self) -> bool:
         """Whether its codes are kept apart, because the standard part must hold it dense."""
         return self.scheme is not None and bool(EMBEDDING.search(self.stored.name))
 
+    @property
+    def dense_dtype(self) -> torch.dtype:
+        """That holds an embedding's codes times scales exactly; scales of a grid have 8 significant bits, codes 3."""
+        assert self.scheme is not None
+        return torch.float16 if self.rounding is keep_grid else self.scheme.exact_dtype
+
     def key(self, part: str) -> str:
         """Of a part of the packed weight."""
-        return f"{self.stored.key.removesuffix('.weight')}.weight_{part}"
+        return f"{self.stored.key.removesuffix('.weight').removesuffix('.weight_packed')}.weight_{part}"
 
     def entries(self) -> list[Entry]:
         """What the standard part of the checkpoint holds of it."""
         if self.scheme is None:
             return [Entry(self.stored.key, self.stored.dtype, self.stored.shape)]
         if self.is_embedding:
-            return [Entry(self.stored.key, self.scheme.exact_dtype, self.stored.shape)]
+            return [Entry(self.stored.key, self.dense_dtype, self.stored.shape)]
         return self.packed_entries()
 
     def packed_entries(self) -> list[Entry]:
@@ -69,18 +74,7 @@ class TensorResult(Record):
     error: float
     plain_error: float
     energy: float
-
-
-@contextmanager
-def worker_pool() -> Iterator[Executor]:
-    """A thread per core, and one core per thread: torch's own threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
+    fits: list[int]  # of schemes.Quantized, added up
 
 
 def stream_tensor(source: Source, job: Job, write: Write, pool: Executor, advance: Advance) -> TensorResult:
@@ -92,7 +86,7 @@ def stream_tensor(source: Source, job: Job, write: Write, pool: Executor, advanc
     hasher = _Hasher(job)
     if job.scheme:
         write(job.key("shape"), torch.tensor(job.stored.shape))
-    for rows, quantized in _in_order(pool, _blocks(source, job)):
+    for rows, quantized in in_order(pool, _blocks(source, job)):
         for key, piece in hasher.add(rows, quantized):
             write(key, piece)
         advance(rows.nbytes)
@@ -110,22 +104,11 @@ def _blocks(source: Source, job: Job) -> Iterator[Callable[[], tuple[Tensor, Qua
 
 def _read_block(source: Source, job: Job, start: int, stop: int) -> tuple[Tensor, Quantized | None]:
     rows = source.rows(job.stored.name, start, stop)
-    quantized = quantize_rows(rows.float(), job.scheme) if job.scheme else None
+    quantized = job.rounding(rows.float(), start, job.scheme) if job.scheme else None
     if not (math.isfinite(quantized.error) if quantized else torch.isfinite(rows).all()):
         raise UserError(f"{source.folder}: {job.stored.name} holds NaN or infinity (rows {start} to {stop}): "
                         "the checkpoint is damaged, download it again")  # fmt: skip
     return rows, quantized
-
-
-def _in_order(pool: Executor, work: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Results in the order of the work; only a few blocks are on their way at any time."""
-    underway: deque[Future[Result]] = deque()
-    for call in work:
-        underway.append(pool.submit(call))
-        if len(underway) > 2 * (os.cpu_count() or 1):
-            yield underway.popleft().result()
-    while underway:
-        yield underway.popleft().result()
 
 
 class _Hasher:
@@ -135,6 +118,7 @@ class _Hasher:
         self.job = job
         self.source, self.codes, self.scales = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self.sums = [0.0, 0.0, 0.0]
+        self.fits: list[int] = []
 
     def add(self, rows: Tensor, quantized: Quantized | None) -> Iterator[tuple[str, Tensor]]:
         """Takes note of a block; yields what is to be written, by key."""
@@ -146,11 +130,12 @@ class _Hasher:
         self.scales.update(bytes_of(quantized.scales))
         errors = quantized.error, quantized.plain_error, quantized.energy
         self.sums = [total + error for total, error in zip(self.sums, errors, strict=True)]
+        self.fits = [sum(pair) for pair in zip_longest(self.fits, quantized.fits, fillvalue=0)]
         yield self.job.key("packed"), quantized.packed
         yield self.job.key("scale"), quantized.scales
         if self.job.is_embedding and self.job.scheme:
             dense = dequantize(quantized.packed, quantized.scales, self.job.scheme)
-            yield self.job.stored.key, dense.to(self.job.scheme.exact_dtype)
+            yield self.job.stored.key, dense.to(self.job.dense_dtype)
 
     def result(self) -> TensorResult:
         stored, scheme = self.job.stored, self.job.scheme
@@ -164,4 +149,4 @@ class _Hasher:
         )
         error, plain_error, energy = self.sums
         return TensorResult(digest=digest, source_sha256=self.source.hexdigest(), error=error,
-                            plain_error=plain_error, energy=energy)  # fmt: skip
+                            plain_error=plain_error, energy=energy, fits=self.fits)  # fmt: skip

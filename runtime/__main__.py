@@ -118,11 +118,14 @@ def _lines() -> Iterator[str]:
 
 
 def _ask() -> bytes:
-    """A line, as a person edits it; nothing at the end."""
-    try:
-        return (input("> ") + "\n").encode(errors="surrogateescape")
-    except EOFError:
-        return b""
+    """A line, as a person edits it; nothing at the end. Ctrl-C drops what was typed, as it may come after an answer."""
+    while True:
+        try:
+            return (input("> ") + "\n").encode(errors="surrogateescape")
+        except EOFError:
+            return b""
+        except KeyboardInterrupt:
+            print("\nCtrl-D ends")
 
 
 @app.command("bench")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from runtime import goldens
+from runtime.architectures import EMBEDDING
 from runtime.engines import ENGINES, Engine
 from runtime.evaluation import Evaluation, read_evaluation
 from runtime.gates import Gate, Gates, measured
@@ -19,7 +20,7 @@ from runtime.readback_executorch import ExecutorchWeights
 from runtime.references import Reference, choose_kind, open_reference
 from runtime.sessions.base import Session
 
-EMBEDDING, HEAD = "model.language_model.embed_tokens", "lm_head"  # one weight in the checkpoint
+HEAD = "lm_head"  # the reference's module whose weight is the embedding
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Job:
     def blocks(self, engine: Engine, folder: Path) -> dict[str, int | None]:
         """Inputs that share a scale when the engine rounds them to int8, by the reference's linear modules."""
         found = engine.rounds(folder, self.manifest.tensors) if engine.rounds else {}
-        return {HEAD if module == EMBEDDING else module: size for module, size in found.items()}
+        return {HEAD if f"{module}.weight".endswith(EMBEDDING) else module: size for module, size in found.items()}
 
     def open_twin(self, engine: Engine, folder: Path) -> Session | None:
         """The artifact without int8 activations; None where there is none, which is noted unless it never is."""

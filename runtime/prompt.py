@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError, first_line
 from runtime.sessions.base import ModelInputs
+from runtime.text_processor import TextProcessor
 from runtime.torchvision_shim import allow_torchvision
 from runtime.untrusted import require_file
 from runtime.video import Video, read_video
@@ -105,6 +106,8 @@ class Prompter:
             raise UserError(
                 f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}"
             ) from None
+        if not hasattr(self.processor, "tokenizer"):
+            self.processor = TextProcessor(self.processor)
         # More tokens than a model was made for are counted, and refused, where they do not fit the context.
         self.processor.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._frames = frames
@@ -175,6 +178,8 @@ class Prompter:
                 videos=[video.frames for video in videos] or None, videos_kwargs=told if videos else {},
                 add_special_tokens=False, return_tensors="np",
             )  # fmt: skip
+        except UserError:
+            raise
         except Exception as error:  # of transformers, of the tokenizer or of NumPy
             raise UserError(f"the processor refuses the prompt ({first_line(error)}): leave out marks such as "
                             "<|image|>, and images of extreme proportions") from None  # fmt: skip

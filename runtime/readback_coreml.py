@@ -1,8 +1,9 @@
 """Every weight read back out of Core ML packages and the table beside them, to be compared with recorded digests.
 
-In a program a weight goes by its name with "_" for all that MIL's identifiers lack: `NAME` is a dense constant, or a
-`constexpr_blockwise_shift_scale` of two's complement codes and of scales. A weight of many rows is cut: into `NAME_0`,
-`NAME_1` and so on, and over packages, in the order of their names. Files are mapped, never read whole.
+In a program a weight goes by its name with "_" for all that MIL's identifiers lack: `NAME` is a dense constant; a
+`constexpr_cast` of one in fp16, in units of the constant `NAME_unit`; or a `constexpr_blockwise_shift_scale` of two's
+complement codes and of scales. A weight of many rows is cut: into `NAME_0`, `NAME_1` and so on, and over packages, in
+the order of their names. Files are mapped, never read whole.
 """
 
 import re
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.architectures import embedding_weight
 from runtime.errors import UserError
-from runtime.job import EMBEDDING
 from runtime.manifest import Table, TensorDigest, read_manifest
 from runtime.mil.blobs import BlobFiles
 from runtime.mil.program import Argument, Immediate, Operation, Program, Stored, read_program
@@ -25,6 +26,8 @@ from runtime.readback import BITS, Difference, digest_of, narrow, pieces
 
 FORMAT = "coreml"
 EXPANDED = "constexpr_blockwise_shift_scale"
+DENSE = {"const": "val", "constexpr_cast": "source_val"}  # operations that give a dense weight, and where it is
+UNIT = "_unit"
 SIGNS = {"int4": 0x88, "int8": 0x80}  # what makes codes with an offset out of two's complement
 
 
@@ -36,10 +39,12 @@ class Copy:
     scales: list[NDArray] = field(default_factory=list)
     flip: int = 0  # of each byte, before it is what the checkpoint holds
     count: int = 0  # values
+    units: list[float] = field(default_factory=list)  # what parts of floats are multiplied with
 
     def add(self, part: "Copy") -> None:
         self.parts += part.parts
         self.scales += part.scales
+        self.units += part.units
         self.flip = part.flip
         self.count += part.count
 
@@ -70,8 +75,8 @@ class CoremlWeights:
             UserError: some of it is missing, or lies beyond the end of its file.
         """
         copy = Copy()
-        for operation in self._operations(plain(tensor.name)):
-            copy.add(self._part(operation))
+        for operation, unit in self._operations(plain(tensor.name)):
+            copy.add(self._part(operation, unit))
             if copy.count >= np.prod(tensor.shape, dtype=np.int64):
                 yield copy
                 copy = Copy()
@@ -80,15 +85,17 @@ class CoremlWeights:
         if tensor.name in self.tables:
             yield self._table(self.tables[tensor.name])
 
-    def _operations(self, name: str) -> Iterator[Operation]:
-        """Of a weight and its parts, in order."""
+    def _operations(self, name: str) -> Iterator[tuple[Operation, float]]:
+        """Of a weight and its parts, in order, with the unit of its values in that package."""
         for parts in self._parts:
-            yield from (operation for _, operation in sorted(parts.get(name, []), key=itemgetter(0)))
+            units = [float(self._floats(unit.inputs["val"][0])) for _, unit in parts.get(f"{name}{UNIT}", [])]
+            found = sorted(parts.get(name, []), key=itemgetter(0))
+            yield from ((operation, units[0] if units else 1.0) for _, operation in found)
 
-    def _part(self, operation: Operation) -> Copy:
-        if operation.type == "const":
-            values = self._floats(operation.inputs["val"][0])
-            return Copy([values], count=values.size)
+    def _part(self, operation: Operation, unit: float) -> Copy:
+        if operation.type in DENSE:
+            values = self._floats(operation.inputs[DENSE[operation.type]][0])
+            return Copy([values], units=[unit], count=values.size)
         if operation.type != EXPANDED or operation.inputs.keys() != {"data", "scale"}:
             raise UserError(f"stored by {operation.type} of {', '.join(operation.inputs)}, which no export here writes")
         (data,), (scale,) = operation.inputs["data"], operation.inputs["scale"]
@@ -106,7 +113,7 @@ class CoremlWeights:
     def _table(self, table: Table) -> Copy:
         codes = self._map(table.codes, np.dtype("<f4" if table.scales is None else "u1"))
         scales = [self._map(table.scales, np.dtype("<f2"))] if table.scales else []
-        return Copy([codes], scales, count=table.rows * table.columns)
+        return Copy([codes], scales, units=[1], count=table.rows * table.columns)
 
     def _map(self, file: str, dtype: np.dtype) -> NDArray:
         path = self.folder.parent / file
@@ -157,7 +164,8 @@ def differences(folder: Path, tensors: Sequence[TensorDigest]) -> list[Differenc
         UserError: no package there, or one that does not parse.
     """
     host = read_manifest(folder.parent).artifacts[FORMAT].host
-    weights = CoremlWeights(folder, {f"{EMBEDDING}.weight": host.embedding} if host else {})
+    names = (tensor.name for tensor in tensors)
+    weights = CoremlWeights(folder, {embedding_weight(names): host.embedding} if host else {})
     return compare(weights, tensors)
 
 
@@ -184,11 +192,16 @@ def _differs(copy: Copy, tensor: TensorDigest) -> str | None:
     if (tensor.dtype in BITS) != bool(copy.scales):
         return "not packed" if tensor.dtype in BITS else "packed"
     if tensor.dtype not in BITS:
-        return None if digest_of(narrow(_pieces(copy.parts), tensor.dtype)) == tensor.sha256 else "other values"
+        return None if digest_of(narrow(_values(copy), tensor.dtype)) == tensor.sha256 else "other values"
     if digest_of(part ^ np.uint8(copy.flip) for part in _pieces(copy.parts)) != tensor.sha256:
         return "other codes"
     scales = digest_of(narrow(_pieces(copy.scales), "bfloat16"))
     return None if scales == tensor.scales_sha256 else "other scales"
+
+
+def _values(copy: Copy) -> Iterator[NDArray[np.float32]]:
+    for part, unit in zip(copy.parts, copy.units, strict=True):
+        yield from (piece.astype(np.float32) * np.float32(unit) for piece in pieces(part))
 
 
 def _pieces(arrays: Sequence[NDArray]) -> Iterator[NDArray]:

@@ -15,7 +15,7 @@ from runtime.untrusted import is_plain, read_object
 AGAIN = "download or quantize the weights again"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-MODEL_TYPE = "gemma4_unified"
+CONVERTED = "gemma4_unified"  # its published names are not those of transformers' modules; others' are
 
 
 class Tensors:
@@ -103,4 +103,4 @@ def _renamings() -> Any:
     allow_torchvision()
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # seconds to import
 
-    return get_checkpoint_conversion_mapping(MODEL_TYPE)
+    return get_checkpoint_conversion_mapping(CONVERTED)

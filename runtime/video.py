@@ -14,6 +14,7 @@ from runtime.errors import UserError, first_line
 from runtime.untrusted import require_file
 
 USE_VIDEO = "use MP4 or WebM"
+PIXELS = 36_000_000  # of a frame, more than 8K has; decoding takes about 5 bytes for each, several frames at once
 Image = NDArray[np.uint8]  # [height, width, 3]
 Choose = Callable[[Any], Any]  # of transformers' VideoMetadata to int [frames]
 
@@ -55,16 +56,28 @@ def read_video(path: Path, choose: Choose, resize: Callable[[Image], Image] = la
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            _require_size(stream)
             index = _read_index(container, stream)
             metadata = _describe(stream, len(index.times))
             metadata.frames_indices = np.asarray(choose(metadata))
             wanted = [index.times[i] for i in metadata.frames_indices]
             frames = [resize(_upright(frame)) for frame in _decode(container, stream, index, wanted)]
-    except (av.FFmpegError, IndexError, OSError, ValueError) as error:
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a damaged file leads a decoder to
         raise UserError(f"{path}: not a readable video ({first_line(error)}); {USE_VIDEO}") from None
-    if len(frames) < len(wanted):
+    if not wanted or len(frames) < len(wanted):
         raise UserError(f"{path}: the video breaks off: its frame {len(frames)} of {len(wanted)} does not decode")
+    if len({frame.shape for frame in frames}) > 1:
+        raise UserError(f"{path}: the proportions of its frames change: cut it into pieces")
     return Video(np.stack(frames), metadata)
+
+
+def _require_size(stream: Any) -> None:
+    """As its header has it, before any is decoded."""
+    if stream.width * stream.height > PIXELS:
+        raise UserError(f"frames of {stream.width} x {stream.height} pixels, at most {PIXELS // 10**6} million are "
+                        "taken: make the video smaller")  # fmt: skip
 
 
 def _read_index(container: Any, stream: Any) -> _Index:

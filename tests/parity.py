@@ -15,6 +15,7 @@ from tests import random_models as models
 from tests.random_models import Prompt
 
 Reference = Any  # transformers' model
+DECODER = {"gemma4_unified": "model.language_model", "gemma3_text": "model"}  # begins its weights' names
 
 
 def quantize(reference: Reference, scheme: Scheme | None) -> tuple[Model, MemoryWeights]:
@@ -22,7 +23,7 @@ def quantize(reference: Reference, scheme: Scheme | None) -> tuple[Model, Memory
     tensors: dict[str, NDArray[np.float32] | Packed] = {}
     for name, tensor in reference.state_dict().items():
         tensors[name] = tensor.numpy()
-        if scheme and tensor.ndim == 2 and name.startswith("model.language_model"):
+        if scheme and tensor.ndim == 2 and name.startswith(DECODER[reference.config.model_type]):
             rounded = quantize_rows(tensor, scheme)
             packed = Packed(scheme, rounded.packed.numpy(), rounded.scales.float().numpy())
             tensors[name] = packed

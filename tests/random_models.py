@@ -1,4 +1,4 @@
-"""Small random Gemma 4 models, built and run by transformers' own code: what parity is measured against."""
+"""Small random Gemma 3 and 4 models, built and run by transformers' own code: what parity is measured against."""
 
 import copy
 import itertools
@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForConditionalGeneration,
+)
 
 from runtime.sessions.base import ModelInputs
 
@@ -26,6 +32,13 @@ TEXT = dict(
     sliding_window=16, max_position_embeddings=4096, final_logit_softcapping=30.0,
 )  # fmt: skip
 
+GEMMA3 = dict(
+    vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=6, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=32, sliding_window=16, max_position_embeddings=4096, query_pre_attn_scalar=2,
+    rope_parameters=dict(sliding_attention=dict(rope_type="default", rope_theta=1e4),
+                         full_attention=dict(rope_type="linear", rope_theta=1e6, factor=8.0)),
+)  # fmt: skip
+
 
 def random_config(vision: bool = True, audio: bool = True, **text: Any) -> Gemma4UnifiedConfig:
     return Gemma4UnifiedConfig(
@@ -36,14 +49,25 @@ def random_config(vision: bool = True, audio: bool = True, **text: Any) -> Gemma
     )
 
 
-def random_model(config: Gemma4UnifiedConfig, seed: int = 0) -> Gemma4UnifiedForConditionalGeneration:
-    """fp32. Weights are exact in bf16, so that a saved checkpoint holds this very model."""
+def random_text_config(**changes: Any) -> Gemma3TextConfig:
+    """Gemma 3: scores are scaled, and the rotation of full layers is stretched, as in its larger sizes."""
+    return Gemma3TextConfig(**GEMMA3 | changes)
+
+
+def random_model(config: Any, seed: int = 0) -> Any:
+    """fp32. Weights are exact in bf16, so that a saved checkpoint holds this very model.
+
+    Args:
+        config: from `random_config` or `random_text_config`.
+    """
     torch.manual_seed(seed)
-    model = Gemma4UnifiedForConditionalGeneration(config)
+    text = isinstance(config, Gemma3TextConfig)
+    model = Gemma3ForCausalLM(config) if text else Gemma4UnifiedForConditionalGeneration(config)
     model.set_attn_implementation("eager")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
-            tensor.copy_(_random(name, torch.randn_like(tensor)).bfloat16())
+            offset = 1 if text and name.endswith("norm.weight") else 0  # Gemma 3's norms add it
+            tensor.copy_((_random(name, torch.randn_like(tensor)) - offset).bfloat16())
     return model.eval().requires_grad_(False)
 
 
@@ -60,7 +84,7 @@ def _random(name: str, noise: Tensor) -> Tensor:
     return 0.3 * noise
 
 
-def save(model: Gemma4UnifiedForConditionalGeneration, folder: Path, **options: Any) -> Path:
+def save(model: Any, folder: Path, **options: Any) -> Path:
     """As bf16, in Hugging Face layout; options of save_pretrained."""
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder, **options)
     return folder
@@ -132,10 +156,12 @@ def with_frames(prompt: Prompt, numbers: Sequence[int]) -> Prompt:
 
 
 @torch.no_grad()
-def reference_logits(model: Gemma4UnifiedForConditionalGeneration, prompt: Prompt) -> Tensor:
+def reference_logits(model: Any, prompt: Prompt) -> Tensor:
     """fp32 [T, vocabulary] of a prompt in one forward pass, with the masks of generate()."""
     arrays = {name: torch.from_numpy(array) for name, array in prompt.inputs.arrays().items()}
     ids = arrays.pop("input_ids")[None]
+    if isinstance(model, Gemma3ForCausalLM):
+        return model(input_ids=ids).logits[0]
     kinds = (ids == TOKENS["image_token_id"]) + 2 * (ids == TOKENS["video_token_id"])
     embeds = torch.zeros(1, ids.shape[1], model.config.text_config.hidden_size)
     cache = DynamicCache(config=model.config)

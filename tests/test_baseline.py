@@ -1,20 +1,22 @@
 """A bundle beside an older one, and what CI services get: JUnit XML and a summary in Markdown."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from runtime import baseline
 from runtime.__main__ import app
+from runtime.bench.worker import Seconds, Timed
 from runtime.engines import ENGINES
 from runtime.manifest import Manifest, Measure, Verification, read_manifest, write_manifest
 from runtime.report.summary import summarize
-from runtime.sessions.base import Logits
+from runtime.sessions.base import Logits, ModelInputs
 from runtime.sessions.onnx import OnnxSession
 
 QUICK = "--only", "goldens", "--gate", "baseline_speed=9"  # the machine that tests is busy
@@ -133,3 +135,32 @@ def test_summary_takes_nothing_for_markup(bundle_copy: Path) -> None:
 def test_a_file_that_cannot_be_written(bundle: Path, tmp_path: Path, option: str) -> None:
     result = verify(bundle, "--only", "files", option, tmp_path / "absent" / "file")
     assert result.exit_code == 2 and "choose another" in result.stderr and result.stderr.count("\n") == 1
+
+
+class Scripted(Timed):
+    """Whose rounds take what a test says."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.rounds = 0
+        self._seconds = seconds
+
+    def prefill(self, inputs: ModelInputs, tokens: Sequence[int]) -> Seconds:
+        self.rounds += 1
+        return Seconds(self._seconds(self.rounds), 1.0)
+
+
+@pytest.mark.parametrize(
+    "seconds, found, rounds",
+    [
+        (lambda number: 1.2, 1.2, 1 + baseline.ROUNDS),  # within the margin
+        (lambda number: 1.1 if number > 12 else 2, 1.1, 13),  # other work ran at first
+        (lambda number: 1.5, 1.5, 1 + baseline.MOST),  # is slower, however long one looks
+    ],
+    ids=["as fast", "disturbed", "slower"],
+)
+def test_a_race_goes_on_while_the_new_bundle_seems_slower(
+    seconds: Callable[[int], float], found: float, rounds: int
+) -> None:
+    old, new = Scripted(lambda number: 1.0), Scripted(seconds)
+    fastest = baseline.race([old, new], ModelInputs(np.arange(4)), 0.25)
+    assert (fastest[0][0], fastest[1][0], new.rounds) == (1.0, found, rounds)

@@ -1,10 +1,18 @@
 """Several turns over one cache, against the same conversation read from the start; and talking on a command line."""
 
+import fcntl
 import json
+import os
+import pty
+import re
 import signal
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -171,6 +179,37 @@ def test_the_first_interrupt_asks_and_the_second_ends(restored: None) -> None:
         signal.raise_signal(signal.SIGINT)
         assert stopped()
         signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_after_an_answer_keeps_the_conversation(bundle: Path) -> None:
+    """At a terminal; the second turn prefills its own text alone."""
+    keyboard, terminal = pty.openpty()
+    command = [sys.executable, "-m", "runtime", "chat", str(bundle), "--greedy", "--limit", "4"]
+    with (
+        subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as chat,
+        os.fdopen(keyboard, "r+b", buffering=0) as keys,  # closing it ends what still runs there
+    ):  # fmt: skip
+        os.close(terminal)
+        answered(keys, "", "> ")
+        first = answered(keys, "Hello there, old man.\n", "tokens/s", "> ")
+        answered(keys, "never mi\x03", "Ctrl-D ends", "> ")
+        second = answered(keys, "Continue: The sea\n", "tokens/s", "> ")
+        keys.write(b"\x04")
+        assert chat.wait(30) == 0
+    assert "positions prefilled" in first
+    assert int(second.split("positions prefilled")[0].split()[-1]) < 30
+
+
+def answered(keys: IO[bytes], typed: str, *until: str) -> str:
+    """What a terminal shows after something was typed, up to these words, without colours."""
+    keys.write(typed.encode())
+    shown = b""
+    for text in until:
+        start = len(shown)
+        while text.encode() not in shown[start:]:
+            shown += keys.read(1024)
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
 
 
 def test_the_command(bundle: Path, boot: str) -> None:

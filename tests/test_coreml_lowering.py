@@ -1,5 +1,6 @@
 """The bytes of Core ML packages: coremltools' own writer and readers against ours; sizes, and what writing takes."""
 
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from coremltools.libmilstoragepython import _BlobStorageReader as BlobReader
 from coremltools.models.utils import load_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from export.lowering import coreml_program, coreml_weights
 from export.lowering.coreml_bundle import write_table
 from export.lowering.coreml_ops import FP16
-from export.lowering.coreml_weights import Blob, RowsOf, WeightFile, codes_of, dense_blob, scales_of
+from export.lowering.coreml_weights import Blob, RowsOf, WeightFile, codes_of, dense_blob, exact_unit, scales_of
 from export.schemes import INT4, INT8, Scheme, unpack
 from export.weights import MemoryWeights, Packed
 from runtime.errors import UserError
-from runtime.mil.program import Stored, read_program
+from runtime.mil.program import Immediate, Stored, read_program
 from tests import mil_programs
 from tests import random_models as models
 from tests.coreml_models import SIZES, Lowered, write
@@ -51,7 +54,10 @@ def test_coremltools_reads_every_linear(lowered: Lowered) -> None:
         inputs, packed = constants[name.replace(".", "_")].inputs, lowered.weights.packed(name)
         places = {key: argument.offset for key, (argument,) in inputs.items() if isinstance(argument, Stored)}
         if packed is None:
-            dense = np.array(reader.read_float_data(places["val"]))
+            halves = np.array(reader.read_fp16_data(places["source_val"]), np.uint16).view(np.float16)
+            unit = constants[name.replace(".", "_") + "_unit"].inputs["val"][0]
+            assert isinstance(unit, Immediate) and math.log2(float(unit.value)).is_integer()
+            dense = halves.astype(np.float32) * float(unit.value)
             assert np.array_equal(dense, lowered.weights.dense(name).reshape(-1))
             continue
         read = reader.read_int4_data if packed.scheme.bits == 4 else reader.read_int8_data
@@ -128,6 +134,40 @@ def test_entries_come_back(tmp_path_factory, scheme: Scheme, rows: int, groups: 
         assert np.array_equal(np.array(read(offsets[at])), codes)
         assert set(reader.read_fp16_data(offsets[at + 1])) == {np.float16(0.5).view(np.uint16)}
         assert np.array_equal(np.array(reader.read_float_data(offsets[at + 2])), weights.dense("dense").reshape(-1))
+
+
+# Dense matrices in fp16
+
+
+def bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@given(hnp.arrays(np.uint16, (3, 5)))
+def test_units_lose_nothing(bits: NDArray[np.uint16]) -> None:
+    """Of any bf16 at all: infinite ones, numbers that are none, and others that fp16 does not hold, stay in fp32."""
+    values = bf16(bits)
+    unit = exact_unit(values)
+    if unit is None:
+        sizes = np.abs(values[values != 0].astype(np.float64))
+        assert not np.isfinite(sizes).all() or sizes.max() > 2**31 * sizes.min()
+        return
+    assert unit > 0 and math.log2(unit).is_integer()
+    halves = (values.astype(np.float64) / unit).astype(np.float16)
+    assert np.array_equal(halves.astype(np.float64) * unit, values)
+
+
+@given(st.integers(32, 254), hnp.arrays(np.uint16, 20, elements=st.integers(0, 2**12 - 1)))
+def test_bf16_within_nine_orders_of_magnitude_are_exact(exponent: int, drawn: NDArray[np.uint16]) -> None:
+    """Any mantissa, and exponents up to 31 below the largest."""
+    assert exact_unit(bf16((exponent << 7) + (drawn & 127) - (drawn & ~np.uint16(127)))) is not None
+
+
+def test_control_one_small_value_keeps_a_matrix_in_fp32() -> None:
+    values = np.array([[1, 2**-30 * (1 + 2**-7)]], np.float32)
+    assert exact_unit(values) == 2**-14
+    values[0, 1] /= 4
+    assert exact_unit(values) is None, "its last bit is lost"
 
 
 def large() -> Packed:

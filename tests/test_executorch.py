@@ -37,6 +37,8 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
 @pytest.fixture(scope="module", params=[INT4, INT8], ids=["int4", "int8"])
 def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     """Two layers with int8 activations."""
+    if request.param is INT4:
+        return request.getfixturevalue("shallow")
     return Lowered(tmp_path_factory.mktemp("shipped"), request.param, **SHALLOW)
 
 
@@ -141,11 +143,12 @@ def rows_apart(lowered: Lowered, prompt: Prompt) -> np.ndarray:
 def test_shipped_is_the_same_arithmetic_in_torch(shipped: Lowered) -> None:
     """But for activations so close between two int8 steps that another order of sums turns them.
 
-    What is turned is remembered in the caches, so positions after it differ as well.
+    Which ones those are depends on the processor. What is turned is remembered in the caches, so that positions after
+    it differ as well, and only many short sequences show what most positions are like.
     """
-    rows = rows_apart(shipped, models.media_prompt(1, 1, tail=60))
+    rows = np.concatenate([rows_apart(shipped, models.text_prompt(2, 1, seed)) for seed in range(30)])
     assert np.median(rows) < BAR
-    assert rows.max() < 5e-2
+    assert max(rows.max(), rows_apart(shipped, models.media_prompt(1, 1, tail=60)).max()) < 5e-2
 
 
 def test_shipped_activations_are_int8(shipped: Lowered) -> None:

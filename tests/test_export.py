@@ -65,7 +65,7 @@ def test_every_recipe_verifies(tmp_path: Path, recipe: str) -> None:
         (["--formats", "gguf"], "no format 'gguf'; there are onnx,"),
         (["--target", "desktop", "--formats", "coreml"], "target desktop does not ship coreml; it ships onnx"),
         (["--target", "ios", "--formats", "onnx"], "target ios does not ship onnx; it ships coreml, executorch"),
-        (["--target", "ios", "--recipe", "int4-kv8"], "choose one of int4, int4-embed8, int8, float"),
+        (["--target", "ios", "--recipe", "int4-kv8"], "choose one of int4, int4-weighted, int4-gptq,"),
         (["--model", "no/such/folder"], "no model 'no/such/folder'"),
         (["--gate", "beauty=1"], "no gate 'beauty'; there are"),
     ],
@@ -90,7 +90,7 @@ def test_model_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_earlier_bundle_survives_a_gate_that_does_not_hold(exported: Path, bundle: Path) -> None:
     before = snapshot(bundle)
-    result = export(exported, "--target", "desktop", "--gate", "kl_mean=-1", "--gate", "top_1=2")
+    result = export(exported, "--target", "desktop", "--reference", "none", "--gate", "weights_wrong=-1")
     assert result.exit_code == 1
     assert "the bundle fails" in result.stderr and "is as it was" in result.stderr
     assert snapshot(bundle) == before

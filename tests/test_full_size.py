@@ -1,8 +1,10 @@
 """The benchmark of the whole export, at small widths: stages, resuming, what it deletes, and its bars."""
 
 import json
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,15 @@ CHANGES = json.dumps({"text_config": TEXT, "vision_config": {"mm_embed_dim": 64,
 GIB = 2**30
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *options: str, largest: int = -1) -> subprocess.CompletedProcess[str]:
+    """
+    Args:
+        largest: bytes of a file that may be written; none by default.
+    """
     given = ["--layers=2", "--formats=onnx", "--threads=1", f"--folder={folder}", f"--changes={CHANGES}", *options]
     command = [sys.executable, "-m", "benchmarks.full_size", *given]
-    return subprocess.run(command, capture_output=True, text=True)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +88,16 @@ def test_what_was_deleted_is_made_again(work: Work, tmp_path: Path) -> None:
     clear(other)
     assert read_state(other, ["source", "quantize", "onnx"]).keys() == {"source", "quantize", "onnx"}
     assert not read_state(other, ["source", "quantize", "onnx", "coreml"])
+
+
+def test_a_stage_that_cannot_write_says_so(tmp_path: Path) -> None:
+    """In two lines, its own and what to do; what it measured the disk with is gone."""
+    done = run(tmp_path, largest=50_000)
+    cause, advice = done.stderr.splitlines()[-2:]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert cause.startswith("error: ") and cause.endswith("check the path, its rights and the disk")
+    assert advice == "error: source failed: after what stands above is mended, the same command goes on there"
+    assert not list(tmp_path.rglob("*.zeros"))
 
 
 def test_unknown_format(tmp_path: Path) -> None:

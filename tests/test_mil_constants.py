@@ -94,6 +94,15 @@ def test_affine(rows: int, columns: int, dtype: str, axis: int, scale: Any, seed
     np.testing.assert_allclose(found, wanted, rtol=0 if scale is np.float32 else 2**-10)
 
 
+@quick
+@given(st.integers(1, 4), st.integers(1, 9), seeds)
+def test_widened(rows: int, columns: int, seed: int) -> None:
+    """fp16 that a product in fp32 takes."""
+    halves = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float16)
+    found, wanted = expand(lambda: mb.constexpr_cast(source_val=halves, output_dtype="fp32"), np.float32)
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_palettes_of_codes() -> None:
     """A table that is compressed itself."""
     rng = np.random.default_rng(0)

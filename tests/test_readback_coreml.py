@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from export.schemes import INT4, INT8, Scheme, unpack
 from export.weights import Packed
+from runtime.architectures import embedding_weight
 from runtime.errors import UserError
-from runtime.job import EMBEDDING
 from runtime.manifest import Table, TensorDigest
 from runtime.readback_coreml import CoremlWeights, compare, plain
 from tests.coreml_models import Lowered
-from tests.mil_programs import Var, constant, function, mb, save, tensor, types, weight_file
+from tests.mil_programs import Var, constant, function, mb, model_file, save, tensor, types, weight_file
 
 COLUMNS, GROUP = 64, 32
 RNG = np.random.default_rng(0)
@@ -50,12 +50,15 @@ def digest(name: str, weight: Packed | NDArray[np.float32], dtype: str = "float3
 BLOCK, ROWS, HEAD = packed(INT4, 6), packed(INT8, 5), packed(INT4, 10)
 NORM = (RNG.integers(0, 0x3F00, 8).astype(np.uint32) << 16).view(np.float32)
 DENSE = RNG.normal(size=(4, COLUMNS)).astype(np.float32)
+UNIT = 2.0**-20  # of a matrix in fp16
+HALVES = (np.arange(-500, 500, dtype=np.float32) * UNIT).reshape(-1, 8)
 NAMES: dict[str, Packed | NDArray[np.float32]] = {
     "a.b.weight": BLOCK,
     "a.rows": ROWS,
     "norm": NORM,
     "dense": DENSE,
     "head": HEAD,
+    "halves": HALVES,
 }
 DIGESTS = [digest(name, weight, "bfloat16" if name == "norm" else "float32") for name, weight in NAMES.items()]
 TABLE = Table(rows=10, columns=COLUMNS, bits=4, codes="coreml/t.codes", scales="coreml/t.scales", group=GROUP)
@@ -73,6 +76,12 @@ def products(x: Var, *weights: Var) -> Mapping[str, Var]:
     return {"y": mb.concat(values=[mb.linear(x=x, weight=weight) for weight in weights], axis=-1)}
 
 
+def in_halves(x: Var) -> Var:
+    halves = constant((HALVES / UNIT).astype(np.float16), "halves_halves")
+    product = mb.linear(x=x, weight=mb.constexpr_cast(source_val=halves, output_dtype="fp32", name="halves"))
+    return mb.mul(x=product, y=mb.const(val=np.float32(UNIT), name="halves_unit"))
+
+
 def write(folder: Path, second: slice = slice(8, 10)) -> None:
     """
     Args:
@@ -83,7 +92,8 @@ def write(folder: Path, second: slice = slice(8, 10)) -> None:
         x = mb.cast(x=mb.mul(x=inputs["n"], y=mb.const(val=NORM, name="norm")), dtype="fp16")
         dense = mb.cast(x=constant(DENSE, "dense"), dtype="fp16")
         wide = mb.tile(x=x, reps=[1, 8])
-        return products(wide, expanded("a_b_weight", BLOCK), expanded("a_rows", ROWS), dense)
+        found = products(wide, expanded("a_b_weight", BLOCK), expanded("a_rows", ROWS), dense)
+        return {**found, "z": in_halves(inputs["n"])}
 
     specs = {"n": tensor(1, 8, dtype=types.fp32)}
     save({name: function(specs, chunk) for name in ("decode", "prefill")}, folder / "chunk_00.mlpackage")
@@ -114,7 +124,7 @@ def found(folder: Path) -> dict[str, str]:
 def test_a_faithful_folder_has_no_differences(folder: Path) -> None:
     assert found(folder) == {}
     copies = {tensor.name: len(list(CoremlWeights(folder, {"head": TABLE}).copies(tensor))) for tensor in DIGESTS}
-    assert copies == {"a.b.weight": 1, "a.rows": 1, "norm": 1, "dense": 1, "head": 2}
+    assert copies == {"a.b.weight": 1, "a.rows": 1, "norm": 1, "dense": 1, "head": 2, "halves": 1}
 
 
 def flip(file: Path, offset: int, bit: int = 1) -> None:
@@ -132,6 +142,7 @@ def offset_of(file: Path, array: NDArray) -> int:
     [("chunk_00", BLOCK.codes ^ 0x88, "a.b.weight", "other codes"),
      ("chunk_00", ROWS.codes ^ 0x80, "a.rows", "other codes"),
      ("chunk_00", BLOCK.scales.astype("f2"), "a.b.weight", "other values: some are not exact in bfloat16"),
+     ("chunk_00", (HALVES / UNIT).astype("f2"), "halves", "other values"),
      ("chunk_00", DENSE, "dense", "other values"), ("head_00", HEAD.codes[4:8] ^ 0x88, "head", "other codes"),
      ("head_01", HEAD.codes[8:] ^ 0x88, "head", "other codes")],
 )  # fmt: skip
@@ -140,6 +151,15 @@ def test_control_one_flipped_bit_is_found(folder: Path, package: str, array: NDA
     file = weight_file(folder / f"{package}.mlpackage")
     flip(file, offset_of(file, array))
     assert found(folder) == {name: reason}
+
+
+def test_control_another_unit_is_found(folder: Path) -> None:
+    """Which is in the program itself."""
+    model = model_file(folder / "chunk_00.mlpackage")
+    old, new = (np.float32(unit).tobytes() for unit in (UNIT, UNIT * 2))
+    assert model.read_bytes().count(old) == 2, "in both functions"
+    model.write_bytes(model.read_bytes().replace(old, new))
+    assert found(folder) == {"halves": "other values"}
 
 
 @pytest.mark.parametrize(("file", "reason"), [("t.codes", "other codes"), ("t.scales", "other scales")])
@@ -199,7 +219,7 @@ def recorded(lowered: Lowered) -> tuple[list[TensorDigest], dict[str, Table]]:
     assert host is not None
     files = {"codes": f"coreml/{host.embedding.codes}", "scales": f"coreml/{host.embedding.scales}"}
     digests = [digest(name, weight) for name, weight in tensors.tensors.items() if name != "lm_head.weight"]
-    return digests, {f"{EMBEDDING}.weight": host.embedding.model_copy(update=files)}
+    return digests, {embedding_weight(tensors.tensors): host.embedding.model_copy(update=files)}
 
 
 def test_a_lowered_model(lowered: Lowered) -> None:

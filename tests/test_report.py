@@ -66,7 +66,7 @@ RECORD = Record(
 
 
 def steady(value: float) -> Figure:
-    return Figure(median=value, spread=0.05, values=[value])
+    return Figure(median=value, spread=0.05, values=[value] * 3)
 
 
 HELD = Resident(anonymous=10**9, file=2 * 10**9, total=3 * 10**9)

@@ -11,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 from transformers.video_utils import read_video_pyav
 
+from runtime import video
 from runtime.errors import UserError
 from runtime.video import read_video
 from tests.videos import write_video
@@ -83,3 +84,33 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     for told in ("text.mp4: not a readable video", "sound.wav: not a readable video", "absent.mp4 is missing"):
         with pytest.raises(UserError, match=told):
             read(tmp_path / told.split(":")[0].split()[0], [0])
+
+
+def test_frames_that_are_too_large_are_refused_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "film.mp4", 3, (64, 48))
+    monkeypatch.setattr(video, "PIXELS", 64 * 48)
+    assert len(read(path, [0, 2])) == 2
+    monkeypatch.setattr(video, "PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(video, "_decode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(UserError, match=r"film\.mp4: frames of 64 x 48 pixels"):
+        read(path, [0, 2])
+
+
+def test_frames_that_change_their_proportions_are_told(tmp_path: Path) -> None:
+    """As a stream does that somebody switched: two that a decoder takes for one."""
+    parts = [write_video(tmp_path / name, 4, size, codec="mpeg2video")
+             for name, size in (("wide.mpg", (64, 48)), ("high.mpg", (48, 64)))]  # fmt: skip
+    (tmp_path / "both.mpg").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(UserError, match="the proportions of its frames change"):
+        read(tmp_path / "both.mpg", range(8))
+
+
+def test_a_video_without_frames_is_told(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "none.avi"), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(UserError, match=r"none\.avi: "):
+        read_video(tmp_path / "none.avi", lambda metadata: range(metadata.total_num_frames))

@@ -10,6 +10,7 @@ that was stopped goes on where it was. Weights are random, so nothing that comes
 import json
 import shutil
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from benchmarks.full_size.report import show, summarize
 from benchmarks.full_size.work import ENGINES, TARGETS, Facts, Work
 from benchmarks.measuring import in_child
 from export.folders import write_atomically
-from runtime.errors import UserError
+from runtime.errors import UserError, bad_input_told
 
 MODULE = "benchmarks.full_size"
 STATE = "state.json"  # what was measured, by stage
@@ -37,18 +38,15 @@ def main(
     changes: Annotated[str, typer.Option(hidden=True, help="To the published config, as JSON.")] = "{}",
     here: Annotated[str, typer.Option(hidden=True, help="Run this stage in this process.")] = "",
 ) -> None:
-    """Exits 2 for bad input."""
+    """Exits 2 for bad input, and where a stage fails, a full disk for example."""
     work = Work(folder / str(layers), layers, changes)
-    if here:
-        from benchmarks.full_size.stages import perform  # torch and all that takes seconds to import
+    with bad_input_told():
+        if here:
+            from benchmarks.full_size.stages import perform  # torch and all that takes seconds to import
 
-        print(json.dumps(perform(here, work)))
-        return
-    try:
+            print(json.dumps(perform(here, work)))
+            return
         found = run_all(work, choose(formats), split(threads))
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
     if not keep:
         clear(work)
     if not only_json:
@@ -79,11 +77,22 @@ def run_all(work: Work, formats: list[str], threads: list[str]) -> dict[str, lis
     for stage in (stage for stage in wanted if stage not in state):
         typer.echo(f"{stage} ...", err=True)
         arguments = [f"--folder={work.folder.parent}", f"--layers={work.layers}", f"--changes={work.changes}"]
-        state[stage] = in_child(MODULE, *arguments, f"--here={stage}")
+        state[stage] = perform_apart(stage, arguments)
         write_atomically(work.folder / STATE, json.dumps(state))
         if stage == "quantize":
             delete_weights(work.source)
     return {stage: state[stage] for stage in wanted}
+
+
+def perform_apart(stage: str, arguments: list[str]) -> list[Facts]:
+    """Raises:
+    UserError: the stage's process failed, and has said why.
+    """
+    try:
+        found: list[Facts] = in_child(MODULE, *arguments, f"--here={stage}")
+    except CalledProcessError:
+        raise UserError(f"{stage} failed: after what stands above is mended, the same command goes on there") from None
+    return found
 
 
 def read_state(work: Work, wanted: list[str]) -> dict[str, list[Facts]]:

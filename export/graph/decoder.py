@@ -1,4 +1,4 @@
-"""The Gemma 4 text decoder, described once. T is the number of positions of one step."""
+"""The text decoder of Gemma 3 and 4, described once. T is the number of positions of one step."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def run_layers(ops: Vocabulary[Tensor], x: Tensor, layers: Sequence[Layer]) -> T
 
 def project_logits(ops: Vocabulary[Tensor], x: Tensor, text: Text) -> Tensor:
     """[1, T, hidden] -> [1, wanted, vocabulary]"""
-    x = ops.rms_norm(ops.keep_wanted(x), f"{text.name}.norm", text.eps)
+    x = ops.rms_norm(ops.keep_wanted(x), f"{text.name}.norm", text.eps, text.norm_offset)
     logits = ops.linear(x, text.head)
     return ops.softcap(logits, text.softcap) if text.softcap else logits
 
@@ -34,7 +34,7 @@ def decoder_layer(ops: Vocabulary[Tensor], x: Tensor, layer: Layer) -> Tensor:
     """[1, T, hidden] -> same. Each branch is normalized on its way in and again on its way out."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return ops.rms_norm(x, f"{layer.name}.{name}", layer.eps)
+        return ops.rms_norm(x, f"{layer.name}.{name}", layer.eps, layer.norm_offset)
 
     branch = attention(ops, norm(x, "input_layernorm"), layer)
     x = ops.add(x, norm(branch, "post_attention_layernorm"))
@@ -47,7 +47,7 @@ def attention(ops: Vocabulary[Tensor], x: Tensor, layer: Layer) -> Tensor:
     """[1, T, hidden] -> same"""
     name = f"{layer.name}.self_attn"
     q = ops.split_heads(ops.linear(x, f"{name}.q_proj"), layer.query_heads)
-    q = ops.rms_norm(q, f"{name}.q_norm", layer.eps)
+    q = ops.rms_norm(q, f"{name}.q_norm", layer.eps, layer.norm_offset)
     k, v = keys_and_values(ops, x, layer) if layer.owns_cache else (None, None)
     return ops.linear(ops.attend(q, k, v, layer), f"{name}.o_proj")
 
@@ -57,7 +57,7 @@ def keys_and_values(ops: Vocabulary[Tensor], x: Tensor, layer: Layer) -> tuple[T
     name = f"{layer.name}.self_attn"
     k = ops.split_heads(ops.linear(x, f"{name}.k_proj"), layer.kv_heads)
     v = k if layer.keys_are_values else ops.split_heads(ops.linear(x, f"{name}.v_proj"), layer.kv_heads)
-    k = ops.rms_norm(k, f"{name}.k_norm", layer.eps)
+    k = ops.rms_norm(k, f"{name}.k_norm", layer.eps, layer.norm_offset)
     return k, ops.rms_norm(v, None, layer.eps) if layer.normalizes_values else v
 
 

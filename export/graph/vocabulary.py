@@ -36,8 +36,8 @@ class Vocabulary(Protocol[Tensor]):
 
     # Normalization, over the last axis.
 
-    def rms_norm(self, x: Tensor, module: str | None, eps: float) -> Tensor:
-        """Computed in fp32; without a module, without a weight. Takes heads too."""
+    def rms_norm(self, x: Tensor, module: str | None, eps: float, offset: float = 0) -> Tensor:
+        """Computed in fp32, times weight + offset; without a module, without a weight. Takes heads too."""
 
     def layer_norm(self, x: Tensor, module: str, eps: float) -> Tensor:
         """With weight and bias."""
@@ -94,7 +94,7 @@ class _Recorder:
     def grid_embed(self, cells: None, table: str) -> None:
         self.weight(table)
 
-    def rms_norm(self, x: None, module: str | None, eps: float) -> None:
+    def rms_norm(self, x: None, module: str | None, eps: float, offset: float = 0) -> None:
         if module:
             self.weight(f"{module}.weight")
 

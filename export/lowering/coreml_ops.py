@@ -6,6 +6,8 @@ and so do products with dense weights; all else runs in the dtype of activations
 
 Weights go by their names in the checkpoint with "_" for ".": `NAME` is a constant, or a constexpr_blockwise_shift_scale
 of constants `NAME_codes` and `NAME_scales`. A linear of many rows is cut, and its parts are called `NAME_0`, `NAME_1`.
+A dense matrix of fp32 is `NAME`; where fp16 `NAME_halves` hold it exactly, a constexpr_cast of them, in units of
+`NAME_unit`, by which what comes of it is multiplied.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,16 @@ from coremltools.converters.mil.mil import Var, types
 from numpy.typing import NDArray
 
 from export.config import FULL, SLIDING, Layer
-from export.lowering.coreml_weights import SMALLEST, Blob, codes_of, dense_blob, scales_of, zeros
+from export.lowering.coreml_weights import (
+    SMALLEST,
+    Blob,
+    codes_of,
+    dense_blob,
+    exact_unit,
+    halves_blob,
+    scales_of,
+    zeros,
+)
 from export.weights import Packed, Weights
 from runtime.errors import UserError
 from runtime.manifest import Attention
@@ -76,7 +87,8 @@ class MilOps:
         name = f"{module}.weight"
         packed = self.weights.packed(name)
         if packed is None:
-            return _cast(self._product(_cast(x, FP32), self._dense(name)), self.dtype)
+            weight, unit = self._matrix(name)
+            return _cast(_times(self._product(_cast(x, FP32), weight), unit), self.dtype)
         starts = range(0, len(packed.codes), LARGEST_LINEAR)
         if len(starts) == 1:
             return self._product(x, self._expanded(name, packed))
@@ -95,19 +107,20 @@ class MilOps:
 
     def grid_embed(self, cells: Var, table: str) -> Var:
         """In the table as it is, [rows, 2, width], row x is at 2 x and row y at 2 y + 1."""
-        stored = self._dense(table, columns=True)
+        stored, unit = self._matrix(table)
         places = mb.add(x=mb.mul(x=mb.maximum(x=cells, y=np.int32(0)), y=np.int32(2)), y=np.array([0, 1], np.int32))
-        found = mb.gather(x=stored, indices=places, axis=0)
+        found = _times(mb.gather(x=stored, indices=places, axis=0), unit)
         valid = mb.cast(x=mb.greater_equal(x=cells, y=np.int32(0)), dtype="fp32")
         found = mb.mul(x=found, y=mb.expand_dims(x=valid, axes=[-1]))
         return _cast(mb.reduce_sum(x=found, axes=[-2], keep_dims=False), self.dtype)
 
-    def rms_norm(self, x: Var, module: str | None, eps: float) -> Var:
+    def rms_norm(self, x: Var, module: str | None, eps: float, offset: float = 0) -> Var:
         wide = _cast(x, FP32)
         mean = mb.reduce_mean(x=mb.mul(x=wide, y=wide), axes=[-1], keep_dims=True)
         normed = mb.mul(x=wide, y=mb.rsqrt(x=mean, epsilon=np.float32(eps)))
         if module:
-            normed = mb.mul(x=normed, y=self._dense(f"{module}.weight"))
+            weight = self._dense(f"{module}.weight")
+            normed = mb.mul(x=normed, y=mb.add(x=weight, y=np.float32(offset)) if offset else weight)
         return _cast(normed, self.dtype)
 
     def layer_norm(self, x: Var, module: str, eps: float) -> Var:
@@ -200,13 +213,22 @@ class MilOps:
         scales = self._constant(f"{name}.scales", scales_of(packed, wide=self.dtype is FP32))
         return mb.constexpr_blockwise_shift_scale(data=data, scale=scales, name=_plain(name))
 
-    def _dense(self, name: str, columns: bool = False) -> Var:
-        """fp32; with `columns` as a table [n, columns]. A handful of values stays in the program."""
+    def _dense(self, name: str) -> Var:
+        """fp32. A handful of values stays in the program."""
         values = self.weights.dense(name)
         if values.size < SMALLEST:
             return mb.const(val=values, name=_plain(name))
-        shape = (-1, values.shape[-1]) if columns else values.shape
-        return self._constant(name, dense_blob(self.weights, name, values.reshape(shape).shape))
+        return self._constant(name, dense_blob(self.weights, name, values.shape))
+
+    def _matrix(self, name: str) -> tuple[Var, Var | None]:
+        """fp32 [n, columns], and the unit of what it holds if that is not 1. Core ML widens it when it loads."""
+        values = self.weights.dense(name)
+        shape, unit = values.reshape(-1, values.shape[-1]).shape, exact_unit(values)
+        if unit is None:
+            return self._constant(name, dense_blob(self.weights, name, shape)), None
+        halves = self._constant(f"{name}.halves", halves_blob(self.weights, name, shape, unit))
+        wide = mb.constexpr_cast(source_val=halves, output_dtype="fp32", name=_plain(name))
+        return wide, mb.const(val=np.float32(unit), name=_plain(f"{name}.unit"))
 
     def _constant(self, name: str, blob: Blob) -> Var:
         """The functions of a package share it by its weight id."""
@@ -228,6 +250,10 @@ def _plain(name: str) -> str:
 
 def _ints(*values: int) -> NDArray[np.int32]:
     return np.array(values, np.int32)
+
+
+def _times(x: Var, unit: Var | None) -> Var:
+    return x if unit is None else mb.mul(x=x, y=unit)
 
 
 def _cast(x: Var, dtype: type) -> Var:

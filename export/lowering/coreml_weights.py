@@ -11,7 +11,7 @@ the data. Programs refer to an entry by the offset of its metadata.
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +35,7 @@ SENTINEL, VERSION = 0xDEADBEEF, 2
 ENTRY, HEADER = struct.Struct("<IIQQQ32x"), struct.Struct("<II56x")
 FP16, FP32, INT8, INT4 = 1, 2, 4, 8  # MILBlob's data types
 BITS = {FP16: 16, FP32: 32, INT8: 8, INT4: 4}
+SMALLEST_UNIT = -126  # exponent: of the smallest fp32 that no engine takes for zero
 SMALLEST = 10  # values of a weight that goes to the file; coremltools, too, leaves less in the program
 
 
@@ -88,7 +89,7 @@ def _floats(shape: tuple[int, ...], wide: bool, load: Callable[[], NDArray]) -> 
 
 
 def dense_blob(weights: Weights, name: str, shape: tuple[int, ...]) -> Blob:
-    """fp32, as fp16 does not hold every bf16; loaded when it is written, and dropped then.
+    """fp32; loaded when it is written, and dropped then.
 
     Args:
         shape: the weight's own, or another of as many values.
@@ -96,8 +97,32 @@ def dense_blob(weights: Weights, name: str, shape: tuple[int, ...]) -> Blob:
     return Blob(FP32, shape, lambda: weights.dense(name).reshape(-1, shape[-1]), lambda rows: rows)
 
 
+def halves_blob(weights: Weights, name: str, shape: tuple[int, ...], unit: float) -> Blob:
+    """fp16, in units of `exact_unit`. Otherwise as `dense_blob`."""
+    wide = dense_blob(weights, name, shape)
+    return replace(wide, kind=FP16, make=lambda rows: _in_units(rows, unit))
+
+
+def exact_unit(values: NDArray[np.float32]) -> float | None:
+    """A power of two, of which each value is a multiple that fp16 holds exactly; None if there is no such.
+
+    The largest value becomes 2^14 or more. fp16 has more bits than bf16 (11 to 8) and fewer exponents, so the bf16
+    that it does not hold are some of those less than 2^-31 of the largest.
+    """
+    largest = float(np.abs(values).max(initial=0))
+    if not math.isfinite(largest):
+        return None
+    unit = 2.0 ** max(math.frexp(largest)[1] - 15, SMALLEST_UNIT)
+    exact = all(np.array_equal(_in_units(rows, unit) * np.float32(unit), rows) for rows in chunks(values))
+    return unit if exact else None
+
+
+def _in_units(rows: NDArray[np.float32], unit: float) -> NDArray[np.float16]:
+    return (rows / np.float32(unit)).astype(np.float16)
+
+
 def stored_bytes(weights: Weights, name: str) -> int:
-    """In a `weight.bin`."""
+    """In a `weight.bin`, at most."""
     packed = weights.packed(name)
     return packed.codes.nbytes + 2 * packed.scales.size if packed else weights.dense(name).nbytes
 

@@ -22,6 +22,11 @@ ACTIVATIONS = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN
 class ExecutorchOps(TorchOps):
     """Vocabulary[Tensor]. A packed linear rounds what comes in to int8, token by token, as its weight's type says."""
 
+    def rms_norm(self, x: Tensor, module: str | None, eps: float, offset: float = 0) -> Tensor:
+        """With a product for the square: the kernel of powers calls pow for each value."""
+        normed = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
+        return normed * self.norm_weight(module, offset) if module else normed
+
     def embed(self, ids: Tensor, module: str) -> Tensor:
         """Where the table is packed, of the rows asked for alone, and exactly: a code times its scale is."""
         rows = F.embedding(ids, self.weight(f"{module}.weight"))

@@ -10,11 +10,9 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig
+from executorch.backends.xnnpack.partition.config.generic_node_configs import BMMConfig
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
-    XnnpackDynamicallyQuantizedPartitioner,
-    XnnpackPartitioner,
-)
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import (
     EdgeCompileConfig,
     ExecutorchBackendConfig,
@@ -116,14 +114,14 @@ def constant_methods(model: Model, sizes: Sizes, eos: list[int], bos: int) -> di
 def lower(
     methods: dict[str, ExportedProgram], constants: dict[str, Any], tag: str | None = None
 ) -> ExecutorchProgramManager:
-    """Linears go to XNNPACK and nothing else: its approximations of other functions would turn int8 roundings.
+    """Products go to XNNPACK and nothing else: its approximations of other functions would turn int8 roundings.
 
     Args:
         tag: of the file that holds the constants of portable operators; None: the program does.
     """
     edge = to_edge_transform_and_lower(
         methods,
-        partitioner={name: [_partitioner(program)] for name, program in methods.items()},
+        partitioner={name: [_partitioner()] for name in methods},
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
         constant_methods=constants,
     )
@@ -141,11 +139,10 @@ def lower(
         return edge.to_executorch(config)
 
 
-def _partitioner(program: ExportedProgram) -> XnnpackPartitioner:
-    """Of quantized linears where there are any, else of float ones: each costs a trace of the whole program."""
-    if any("dequantize_affine" in str(node.target) for node in program.graph.nodes):
-        return XnnpackDynamicallyQuantizedPartitioner()
-    return XnnpackPartitioner(configs=[LinearConfig, AddmmConfig], config_precisions=ConfigPrecisionType.FP32)
+def _partitioner() -> XnnpackPartitioner:
+    """Of linears, quantized or float, and of attention's products, which portable kernels compute on one core."""
+    precisions = [ConfigPrecisionType.DYNAMIC_QUANT, ConfigPrecisionType.FP32]
+    return XnnpackPartitioner(configs=[LinearConfig, AddmmConfig, BMMConfig], config_precisions=precisions)
 
 
 def write_executorch(

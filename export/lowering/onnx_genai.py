@@ -33,16 +33,18 @@ def _model(model: Model, generation: dict[str, Any]) -> dict[str, Any]:
     tokens, eos = model.tokens, generation.get("eos_token_id", 1)
     ids = {"image_token_id": tokens.image, "audio_token_id": tokens.audio, "video_token_id": tokens.video}
     found = {
-        "type": "gemma4_unified",
+        "type": "gemma4_unified" if model.takes_media else "gemma3_text",  # the engine's word for a plain decoder
         "bos_token_id": generation.get("bos_token_id", 2),
         "eos_token_id": eos if isinstance(eos, list) else [eos],
         "pad_token_id": tokens.pad,
         "vocab_size": model.text.vocabulary,
         "context_length": model.text.context,
         "decoder": _decoder(model),
-        "embedding": _embedding(model),
     }
+    if not model.takes_media:
+        return found
     found |= {name: token for name, token in ids.items() if token is not None}
+    found |= {"embedding": _embedding(model)}
     found |= {"vision": _vision()} if model.image else {}
     return found | {"speech": _speech() if model.audio else {"config_filename": ""}}  # its default names a file
 
@@ -50,7 +52,7 @@ def _model(model: Model, generation: dict[str, Any]) -> dict[str, Any]:
 def _decoder(model: Model) -> dict[str, Any]:
     layers = model.text.layers
     sliding = [layer for layer in layers if layer.window]
-    inputs = ["input_ids", "inputs_embeds", "attention_mask", "position_ids"]
+    inputs = ["input_ids", *["inputs_embeds"] * model.takes_media, "attention_mask", "position_ids"]
     found: dict[str, Any] = {
         "session_options": SESSION,
         "filename": "decoder.onnx",

@@ -225,20 +225,27 @@ class OnnxOps:
         valid = node("Cast", node("GreaterOrEqual", cell, constant(0)), to=FLOAT)
         return node("Mul", found, node("Unsqueeze", valid, constant([-1])))
 
-    def rms_norm(self, x: Value, module: str | None, eps: float) -> Value:
+    def rms_norm(self, x: Value, module: str | None, eps: float, offset: float = 0) -> Value:
         if module:
-            return self._weighted_rms_norm(x, self.weight(f"{module}.weight"), eps)
+            return self._weighted_rms_norm(x, f"{module}.weight", eps, offset)
         mean = self.graph.node("ReduceMean", self.multiply(x, x), self.graph.constant([-1]))
         return self.graph.node("Div", x, self.graph.node("Sqrt", self.add(mean, self.graph.constant(eps, np.float32))))
 
-    def _weighted_rms_norm(self, x: Value, weight: Value, eps: float) -> Value:
+    def _weighted_rms_norm(self, x: Value, name: str, eps: float, offset: float) -> Value:
         """One node with the addition that made x, if that came just before: ONNX Runtime does not fuse these itself."""
         last = self.graph.nodes[-1] if self.graph.nodes else None
         if last is None or last.op_type != "Add" or last.output[0] != x:
+            weight = self._shifted(name, offset)
             return self.graph.node("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=eps, stash_type=1)
         self.graph.nodes.pop()
+        weight = self._shifted(name, offset)
         return self.graph.microsoft("SkipSimplifiedLayerNormalization", *last.input, weight, epsilon=eps,
                                     outputs=[f"normed.{x}", NONE, NONE, x])  # fmt: skip
+
+    def _shifted(self, name: str, offset: float) -> Value:
+        """A weight plus a constant: ONNX Runtime adds them once, when it opens the graph."""
+        weight = self.weight(name)
+        return self.add(weight, self.graph.constant(offset, np.float32)) if offset else weight
 
     def layer_norm(self, x: Value, module: str, eps: float) -> Value:
         weight, bias = self.weight(f"{module}.weight"), self.weight(f"{module}.bias")

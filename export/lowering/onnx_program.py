@@ -1,7 +1,7 @@
 """A model as a folder that onnxruntime-genai opens as it is, and that plain onnxruntime runs too.
 
 `decoder.onnx`, `embedding.onnx`, `vision.onnx` and `speech.onnx` share one `model.data`, in which a tied embedding is
-stored once.
+stored once. A text model is `decoder.onnx` alone: nothing comes between its embedding and its layers.
 """
 
 from pathlib import Path
@@ -28,7 +28,8 @@ def write_onnx(model: Model, weights: Weights, checkpoint: Path, folder: Path, c
     """
     with DataFile(folder / DATA_FILE) as data:
         decoder_graph(model, weights, data, kv_scales).save(folder / "decoder.onnx")
-        embedding_graph(model, weights, data).save(folder / "embedding.onnx")
+        if model.takes_media:
+            embedding_graph(model, weights, data).save(folder / "embedding.onnx")
         if model.image:
             vision_graph(model, model.image, weights, data).save(folder / "vision.onnx")
         if model.audio:
@@ -39,11 +40,15 @@ def write_onnx(model: Model, weights: Weights, checkpoint: Path, folder: Path, c
 def decoder_graph(model: Model, weights: Weights, data: DataFile, kv_scales: KvScales | None = None) -> Graph:
     """Embeddings [1, T, hidden], token ids and caches -> logits [1, 1, vocabulary] after the last position, and caches.
 
-    Token ids say where images are; the attention mask is all ones and says how many positions there are by now.
+    Token ids say where images are; of a text model, they are all that goes in. The attention mask is all ones and says
+    how many positions there are by now.
     """
     graph = Graph("decoder", data)
     ops = OnnxOps(graph, weights, model.tokens, kv_scales)
-    embeddings = graph.input("inputs_embeds", FLOAT, [1, "step", model.text.hidden])
+    if model.takes_media:
+        embeddings = graph.input("inputs_embeds", FLOAT, [1, "step", model.text.hidden])
+    else:
+        embeddings = embed_tokens(ops, ops.step.input_ids(), model.text)
     logits = decode(ops, embeddings, model.text)
     _output(graph, logits, "logits", [1, 1, model.text.vocabulary])
     return graph

@@ -136,9 +136,14 @@ class TorchOps:
         rows = self.weight(table)[cells.clamp(min=0), torch.arange(2)].float()
         return (rows * (cells >= 0)[..., None]).sum(-2)
 
-    def rms_norm(self, x: Tensor, module: str | None, eps: float) -> Tensor:
-        weight = self.weight(f"{module}.weight") if module else None
+    def rms_norm(self, x: Tensor, module: str | None, eps: float, offset: float = 0) -> Tensor:
+        weight = self.norm_weight(module, offset) if module else None
         return F.rms_norm(x, x.shape[-1:], weight, eps)
+
+    def norm_weight(self, module: str, offset: float) -> Tensor:
+        """What a norm multiplies by."""
+        weight = self.weight(f"{module}.weight")
+        return weight + offset if offset else weight
 
     def layer_norm(self, x: Tensor, module: str, eps: float) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self.weight(f"{module}.weight"), self.weight(f"{module}.bias"), eps)

@@ -13,6 +13,7 @@ from runtime.bench.progress import progress
 from runtime.bench.result import Bench
 from runtime.bench.show import show
 from runtime.errors import UserError
+from runtime.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def tell(bench: Bench, settings: Settings, console: Console) -> None:
     """Tables, unless the JSON is wanted alone; the JSON line, last."""
     line = bench.model_dump_json()
     if settings.out:
-        settings.out.write_text(line + "\n")
+        write_whole(settings.out, line + "\n", "--out")
     if not settings.json:
         show(bench, console)
     print(line)

@@ -9,14 +9,15 @@ from rich.table import Table
 from runtime.bench.result import Bench, EngineSpeed, Figure, Machine, Ratio, Resident
 from runtime.units import size
 
+THOUSAND = 1000  # from here on figures are whole, without an exponent
 BUSY = 0.5  # processes beside the bench that make its figures doubtful
 
 
 def show(bench: Bench, console: Console) -> None:
     """Everything but the JSON line."""
-    work = bench.work
-    console.print(f"[bold]{escape(bench.bundle)}[/] ({bench.recipe}, {bench.target}) on {describe(bench.machine)}")
-    console.print(f"{work.repeats} rounds after {work.warmup} to warm up, {work.loads} loads, "
+    work, machine = bench.work, escape(describe(bench.machine))
+    console.print(f"[bold]{escape(bench.bundle)}[/] ({bench.recipe}, {bench.target}) on {machine}")
+    console.print(f"{work.repeats} rounds after {work.warmup} to warm up, loaded {work.loads} times, "
                   f"threads: {work.threads or 'as the engine chooses'}; median ± (p90 - p10) / median")  # fmt: skip
     for table in (loads(bench.engines), speeds(bench.engines), media(bench.engines), compared(bench.ratios)):
         if table.row_count:
@@ -28,8 +29,7 @@ def show(bench: Bench, console: Console) -> None:
 
 
 def describe(machine: Machine) -> str:
-    return escape(f"{machine.name}, {machine.cores} cores, {machine.threads} threads, {size(machine.memory)}, "
-                  f"{machine.system}")  # fmt: skip
+    return f"{machine.name}, {machine.cores} cores, {machine.threads} threads, {size(machine.memory)}, {machine.system}"
 
 
 def notes(bench: Bench) -> list[str]:
@@ -49,7 +49,7 @@ def loads(engines: Sequence[EngineSpeed]) -> Table:
                   title="Loading, and memory as anonymous + file-backed", title_justify="left")  # fmt: skip
     for engine in engines:
         memory = engine.memory
-        cells = [resident(getattr(memory, name)) for name in when[:-1]] + [_total(memory.peak)]
+        cells = [resident(getattr(memory, name)) for name in when[:-1]] + [peak(memory.peak)]
         table.add_row(
             engine.engine, figure(engine.load), figure(engine.first_token), str(engine.threads or "-"), *cells
         )
@@ -86,7 +86,11 @@ def compared(ratios: Sequence[Ratio]) -> Table:
 
 
 def figure(value: Figure | None) -> str:
-    return f"{value.median:.3g} ±{value.spread:.0%}" if value else "-"
+    """Spread is left out where it was measured once."""
+    if value is None:
+        return "-"
+    median = f"{value.median:,.0f}" if value.median >= THOUSAND else f"{value.median:.3g}"
+    return f"{median} ±{value.spread:.0%}" if len(value.values) > 1 else median
 
 
 def resident(memory: Resident | None) -> str:
@@ -95,5 +99,5 @@ def resident(memory: Resident | None) -> str:
     return f"{size(memory.anonymous)} + {size(memory.file)}"
 
 
-def _total(memory: Resident) -> str:
+def peak(memory: Resident) -> str:
     return "-" if memory.total is None else f"{size(memory.total)} ({resident(memory)})"

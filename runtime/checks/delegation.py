@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from runtime.job import EMBEDDING, Job
+from runtime.architectures import embedding_weight
+from runtime.job import Job
 from runtime.manifest import Measure
 from runtime.readback_executorch import BACKEND, undelegated
 
@@ -11,7 +12,8 @@ FORMAT = "executorch"
 
 def run(job: Job) -> Iterator[Measure]:
     weights = job.executorch
-    lost = undelegated(weights, job.manifest.tensors, f"{EMBEDDING}.weight")
+    embedding = embedding_weight(tensor.name for tensor in job.manifest.tensors)
+    lost = undelegated(weights, job.manifest.tensors, embedding)
     yield job.measure("delegation", "undelegated", len(lost), engine=FORMAT, note="; ".join(lost))
     calls = weights.operators()
     portable = ", ".join(f"{name.removeprefix('aten::')} {count}" for name, count in calls.items() if name != BACKEND)

@@ -29,8 +29,9 @@ def run(job: Job) -> Iterator[Measure]:
     assert held_out is not None
     if pieces := list(islice(_pieces(job, held_out.texts), PIECES)):
         yield from _text_measures(job, pieces)
-    for modality, questions in (("image", held_out.images), ("audio", held_out.clips)):
-        if questions:
+    media = job.media
+    for modality, token, questions in (("image", media.image, held_out.images), ("audio", media.audio, held_out.clips)):
+        if questions and token is not None:
             yield _accuracy(job, modality, questions[:QUESTIONS])
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
+from runtime.files import write_whole
 from runtime.manifest import Measure, Verification
-from runtime.report.files import write_whole
 from runtime.report.text import gate, value
 
 

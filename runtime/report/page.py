@@ -6,12 +6,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from runtime.bench.result import Bench
-from runtime.bench.show import describe, figure, notes, resident
+from runtime.bench.show import describe, figure, notes, peak, resident
 from runtime.errors import UserError
+from runtime.files import write_whole
 from runtime.manifest import Manifest, read_manifest
 from runtime.measures import margin
 from runtime.report import sizes, text
-from runtime.report.files import write_whole
 from runtime.report.plots import plot_cache, plot_divergence, plot_resident, plot_rounding, plot_sizes, plot_speed
 from runtime.report.rounding import Rounding, read_rounding
 from runtime.report.speed import read_bench
@@ -59,7 +59,7 @@ def render(name: str, manifest: Manifest, rounding: Rounding | str, bench: Bench
         lstrip_blocks=True,
     )
     for filter_ in (size, text.number, text.value, text.gate, text.margin_left, text.outcome, text.percent,
-                    text.count, margin, figure, resident):  # fmt: skip
+                    text.count, margin, figure, resident, peak):  # fmt: skip
         environment.filters[filter_.__name__] = filter_
     facts = {"name": name, "manifest": manifest, "verdict": judge(manifest)}
     found = (

@@ -44,6 +44,7 @@ STYLE: dict[RcKeyType, Any] = {
     "ytick.color": MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "ytick.minor.size": 0,
     "legend.frameon": False,
     "legend.labelcolor": INK,
 }

@@ -11,7 +11,7 @@ from runtime.errors import UserError
 from runtime.manifest import QUANTIZED, RECORD, Manifest, TensorDigest
 from runtime.untrusted import read_object
 
-LAYER = re.compile(r"language_model\.layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
+LAYER = re.compile(r"model\.layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
 ORDER = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"  # others after them
 
 

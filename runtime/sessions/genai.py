@@ -42,6 +42,7 @@ class GenaiSession:
         self.context: int = settings["search"]["max_length"]
         self._image, self._video = map(settings["model"].get, ("image_token_id", "video_token_id"))
         self._model = og.Model(_engine_config(folder, threads))
+        self._tokenizer = None if "embedding" in settings["model"] else og.Tokenizer(self._model)  # of a text model
         self._suppressed = _suppressed_tokens(folder)
         self.reset()
 
@@ -68,6 +69,8 @@ class GenaiSession:
 
     def preprocess(self, prompt: str, images: Sequence[Path] = (), audio: Sequence[Path] = ()) -> ModelInputs:
         """What the engine's own processor makes of a rendered prompt, for comparison with the checkpoint's."""
+        if self._tokenizer:
+            return ModelInputs(self._tokenizer.encode(prompt).astype(np.int64))
         made = self._process(prompt, images, audio)
         arrays = {name: _array(made[theirs]) for name, theirs in PROCESSED.items() if theirs in made.keys()}  # noqa: SIM118
         arrays["input_ids"] = arrays["input_ids"].reshape(-1).astype(np.int64)
@@ -80,7 +83,10 @@ class GenaiSession:
         The engine knows no suppressed tokens: they are struck out of its logits.
         """
         generator = self._new_generator()
-        generator.set_inputs(self._process(prompt, images, audio))
+        if self._tokenizer:
+            generator.append_tokens(self._tokenizer.encode(prompt))
+        else:
+            generator.set_inputs(self._process(prompt, images, audio))
         tokens: list[int] = []
         while len(tokens) < max_tokens and not generator.is_done():
             self._suppress(generator)

@@ -38,7 +38,8 @@ class OnnxSession:
         self._config = read_config(folder)
         self._options = _options(threads)
         self._decoder = self._open_exact(_options(threads)) if exact else self._open("decoder")
-        self._embedding = self._open("embedding", _options(1))  # a look-up: idle threads of its own would only spin
+        # A look-up: idle threads of its own would only spin. A text model's decoder does it itself.
+        self._embedding = self._open("embedding", _options(1)) if "embedding" in self._config["model"] else None
         self.context: int = self._config["search"]["max_length"]
         self._image, self._video = map(self._config["model"].get, ("image_token_id", "video_token_id"))
         self.reset()
@@ -82,7 +83,9 @@ class OnnxSession:
         return logits
 
     def _embed(self, ids: NDArray[np.int64], image: NDArray | None, audio: NDArray | None) -> NDArray[np.float32]:
-        """[1, T] -> [1, T, hidden]"""
+        """[1, T] -> [1, T, hidden], or of nothing where the decoder takes ids alone"""
+        if self._embedding is None:
+            return np.zeros((*ids.shape, 0), np.float32)
         given = {"input_ids": ids, "image_features": image, "audio_features": audio}
         feeds = {port.name: _or_empty(given[port.name], port) for port in self._embedding.get_inputs()}
         return self._embedding.run(["inputs_embeds"], feeds)[0]

@@ -56,11 +56,14 @@ class Past:
         forward(mm_token_type_ids=...) would open them in full layers too, which the model was not made for.
         """
         from transformers import Gemma4UnifiedForConditionalGeneration
+        from transformers.masking_utils import create_masks_for_generate
 
-        config = self.config
+        config, common = self.config, (torch.empty(1, positions.shape[1], 1), None, self.cache, positions)
+        if not hasattr(config, "image_token_id"):  # a text model
+            return create_masks_for_generate(config, *common)
         kinds = IMAGE_KIND * (self.ids == config.image_token_id) + VIDEO_KIND * (self.ids == config.video_token_id)
         return Gemma4UnifiedForConditionalGeneration.create_masks_for_generate(
-            config, torch.empty(1, positions.shape[1], 1), None, self.cache, positions,
+            config, *common,
             mm_token_type_ids=torch.from_numpy(kinds)[None],  # of the whole sequence: masks look them up by position
         )  # fmt: skip
 

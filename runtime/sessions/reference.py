@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from runtime.architectures import model_class, new_model
 from runtime.errors import UserError
 from runtime.greedy import Greedy, generate
 from runtime.manifest import Tokens
@@ -89,7 +90,7 @@ class ReferenceSession:
 
     def read(self, sequences: Sequence[ModelInputs], wanted: Sequence[Positions]) -> NDArray[np.float32]:
         """See `Reference`."""
-        logits = scratch(sum(map(len, wanted)), self.model.config.text_config.vocab_size)
+        logits = scratch(sum(map(len, wanted)), self.model.config.get_text_config().vocab_size)
         starts = np.cumsum([0, *map(len, wanted)])
         for start, inputs, positions in zip(starts, sequences, wanted, strict=False):
             self.reset()
@@ -137,10 +138,8 @@ def count_weights(checkpoint: Path) -> int:
         UserError: no checkpoint there.
     """
     config = read_config(checkpoint)
-    from transformers import Gemma4UnifiedForConditionalGeneration
-
     with torch.device("meta"):
-        model = Gemma4UnifiedForConditionalGeneration(config)
+        model = new_model(config)
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -165,14 +164,10 @@ def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:
     Raises:
         UserError: no checkpoint there that transformers opens.
     """
-    allow_torchvision()
-    from transformers import Gemma4UnifiedForConditionalGeneration
-
+    loaded = model_class(read_config(checkpoint))
     try:
         with redirect_stderr(StringIO()):  # progress bars of two libraries
-            model = Gemma4UnifiedForConditionalGeneration.from_pretrained(
-                checkpoint, dtype=dtype, attn_implementation="eager"
-            )
+            model = loaded.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager")
             _dequantize(model)
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from runtime.architectures import decoder_prefix, new_model
 from runtime.errors import UserError
 from runtime.greedy import Greedy
 from runtime.manifest import Tokens
@@ -27,8 +28,6 @@ from runtime.sessions.reference import Blocks, enough_threads, int8_activations,
 from runtime.tensors import Tensors
 
 HEAD = "lm_head"
-EMBEDDING = "model.language_model.embed_tokens.weight"
-LAYERS = "model.language_model.layers"
 HEAD_ROWS = 2**13  # of the vocabulary at once
 Status = Callable[[str], None]  # told what is going on
 
@@ -100,7 +99,7 @@ class StreamedReference:
 
     def _blocks_of(self, index: int) -> dict[str, int | None]:
         """By the layer's own names of its linears."""
-        prefix = f"{LAYERS}.{index}."
+        prefix = f"{self.model.layer_prefix(index)}."
         return {name.removeprefix(prefix): size for name, size in self.blocks.items() if name.startswith(prefix)}
 
 
@@ -128,15 +127,19 @@ class Flow:
 
     def through(self, layer: nn.Module, index: int, keep: bool) -> None:
         """One layer on; with `keep`, its keys and values stay in the past, otherwise they go at once."""
-        kind = self.past.config.text_config.layer_types[index]
-        self.hidden = layer(
-            self.hidden, shared_kv_states=self.shared, position_embeddings=self.rotations[kind],
-            attention_mask=self.masks[kind], past_key_values=self.past.cache,
-        )  # fmt: skip
+        self.hidden = self.after(layer, index, self.past.cache)
         if keep:
             self.past.compact(index)
         else:
             self.past.cache.layers[index] = None
+
+    def after(self, layer: nn.Module, index: int, cache: Any = None) -> Tensor:
+        """[1, T, width] behind a layer, where the flow itself does not go; without a cache, of a whole sequence."""
+        kind = self.past.config.get_text_config().layer_types[index]
+        return layer(
+            self.hidden, shared_kv_states=self.shared, position_embeddings=self.rotations[kind],
+            attention_mask=self.masks[kind], past_key_values=cache,
+        )  # fmt: skip
 
 
 class StreamedModel:
@@ -151,6 +154,8 @@ class StreamedModel:
         self.stem, self._quantizer = _without_weights(checkpoint, dtype)
         self.tensors = Tensors(checkpoint)
         self.config = self.stem.config
+        self.prefix = decoder_prefix(self.config)
+        self.embedding = f"{self.prefix}.embed_tokens.weight"  # name of the weight
         self._layers, self._norm = self._cut()
 
     @property
@@ -158,18 +163,29 @@ class StreamedModel:
         """Layers."""
         return len(self._layers)
 
+    def layer_prefix(self, index: int) -> str:
+        """Of the names of a layer's weights, without its last dot."""
+        return f"{self.prefix}.layers.{index}"
+
     def _cut(self) -> tuple[nn.ModuleList, nn.Module]:
         """Leaves of the model what makes embeddings: its forward returns them now. Returns layers and the last norm."""
-        text = self.stem.model.language_model
+        text = self.decoder
         layers, norm = text.layers, text.norm
         text.layers, text.norm = nn.ModuleList(), nn.Identity()
-        text.rotary_emb = type(text.rotary_emb)(self.config.text_config)  # its frequencies are computed, not loaded
+        text.rotary_emb = type(text.rotary_emb)(
+            self.config.get_text_config()
+        )  # its frequencies are computed, not loaded
         scale = text.embed_tokens.scalar_embed_scale
-        text.embed_tokens = MappedEmbedding(self.tensors[EMBEDDING], scale, self.dtype)
+        text.embed_tokens = MappedEmbedding(self.tensors[self.embedding], scale, self.dtype)
         for name in ("embed_vision", "embed_audio"):
-            if embedder := getattr(self.stem.model, name):
+            if embedder := getattr(self.stem.model, name, None):
                 self._fill(embedder, f"model.{name}.")
-        return layers, self._fill(norm, "model.language_model.norm.")
+        return layers, self._fill(norm, f"{self.prefix}.norm.")
+
+    @property
+    def decoder(self) -> Any:
+        """What makes embeddings, of the small weights alone."""
+        return self.stem.get_submodule(self.prefix)
 
     def _fill(self, module: nn.Module, prefix: str) -> nn.Module:
         """With weights in the model's dtype, packed ones dequantized as `load_model` does.
@@ -192,7 +208,7 @@ class StreamedModel:
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         """A decoder layer with its weights, which go when the context does, whoever still knows the layer."""
-        layer = self._fill(copy.deepcopy(self._layers[index]), f"{LAYERS}.{index}.")
+        layer = self._fill(copy.deepcopy(self._layers[index]), f"{self.layer_prefix(index)}.")
         try:
             yield layer
         finally:
@@ -204,31 +220,35 @@ class StreamedModel:
 
         given = past.extend(inputs.input_ids)
         hidden = self.stem.model(**tensors_of(inputs, self.dtype), **given, use_cache=False).last_hidden_state
-        rotate = self.stem.model.language_model.rotary_emb
+        rotate = self.decoder.rotary_emb
         masks = given["attention_mask"]
         rotations = {kind: rotate(hidden, given["position_ids"], kind) for kind in masks}
         return Flow(hidden, past, KVSharingDict(None), masks, rotations)
 
+    def normed(self, hidden: Tensor) -> Tensor:
+        """[..., width] after the last layer -> what enters the head."""
+        return self._norm(hidden)
+
     def logits(self, hidden: Tensor, block: int | None) -> NDArray[np.float32]:
         """[n, width] after the last layer -> [n, vocabulary]; `block` is the head's in `Blocks`, 0 if it has none."""
-        hidden = self._norm(hidden)
+        hidden = self.normed(hidden)
         hidden = hidden if block == 0 else round_inputs(hidden, block)
-        name = f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else EMBEDDING
-        logits = scratch(len(hidden), self.config.text_config.vocab_size)
+        name = f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else self.embedding
+        logits = scratch(len(hidden), self.config.get_text_config().vocab_size)
         for number, weight in enumerate(self.tensors.rows(name, HEAD_ROWS)):
             part = nn.functional.linear(hidden, weight.to(self.dtype))
             columns = slice(number * HEAD_ROWS, number * HEAD_ROWS + len(weight))
-            logits[:, columns] = self._soft_cap(part).float().numpy()
+            logits[:, columns] = self.soft_cap(part).float().numpy()
         return logits
 
-    def _soft_cap(self, logits: Tensor) -> Tensor:
-        """As Gemma4UnifiedForConditionalGeneration.forward does."""
-        cap = self.config.text_config.final_logit_softcapping
+    def soft_cap(self, logits: Tensor) -> Tensor:
+        """As the forward of transformers' model does."""
+        cap = self.config.get_text_config().final_logit_softcapping
         return torch.tanh(logits / cap) * cap if cap is not None else logits
 
 
 class MappedEmbedding(nn.Module):
-    """Gemma4UnifiedTextScaledWordEmbedding on a table in a file: what is looked up takes memory, and no more."""
+    """The decoder's own embedding, which scales, on a table in a file: what is looked up takes memory, and no more."""
 
     def __init__(self, table: Tensor, scale: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -243,12 +263,11 @@ def _without_weights(checkpoint: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """transformers' model of tensors without values, made for packed weights if the checkpoint has some; and what
     unpacks those, if any.
     """
-    from transformers import Gemma4UnifiedForConditionalGeneration
     from transformers.quantizers.auto import get_hf_quantizer
 
     quantizer, config, _ = get_hf_quantizer(read_config(checkpoint), None, None, None, {})
     with torch.device("meta"), redirect_stderr(StringIO()):  # progress bars
-        model = Gemma4UnifiedForConditionalGeneration(config)
+        model = new_model(config)
         if quantizer:
             quantizer.preprocess_model(model, dtype=dtype)
     return model.eval(), quantizer

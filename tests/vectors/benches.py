@@ -32,8 +32,8 @@ SAMPLES = {
 
 def statistics() -> dict[str, Any]:
     return {
-        "about": "Values in the order of the rounds -> median, spread = (p90 - p10) / median (0 where that is 0),"
-        " percentiles between neighbours linearly (Hyndman and Fan's 7th), all with six digits; seconds and tokens -> tokens/s.",
+        "about": "Values in order -> median, and spread = (p90 - p10) / median, 0 where that is 0;"
+        " percentiles linear between neighbours (Hyndman and Fan's 7th), six digits; tokens, seconds -> rate.",
         "figures": [{"name": name, "given": given} | Figure.of(given).model_dump() for name, given in SAMPLES.items()],
         "rates": [{"tokens": tokens, "seconds": seconds, "rate": tokens / seconds}
                   for tokens, seconds in [(8, 2.0), (128, 0.75), (1, 3.0)]],

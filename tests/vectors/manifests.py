@@ -15,6 +15,7 @@ from tests.fuzz.targets import manifest_facts
 BUNDLE = Path("bundle")
 Facts = dict[str, Any]
 OUTSIDE = ["../secret", "onnx/../../secret", "/etc/passwd", "..\\secret", "onnx\\decoder.onnx", "a\0b", ""]
+MEDIUM = "placeholder", "begin", "soft", "end"
 PLACES: dict[str, tuple[str | int, ...]] = {
     "file": ("files", 0, "path"),
     "program": ("artifacts", "onnx", "programs", "decoder", "file"),
@@ -72,7 +73,7 @@ def _wrong() -> dict[str, Facts]:
         "unknown key in a list": _changed(("files", 0, "extra"), 1),
         "unknown key in the dialogue": _changed(("dialogue", "extra"), "x"),
         "unknown role": _changed(("dialogue", "turns", "critic"), {"begin": "", "end": ""}),
-        "unknown medium": _changed(("dialogue", "media", "smell"), dict.fromkeys(["placeholder", "begin", "soft", "end"], "")),
+        "unknown medium": _changed(("dialogue", "media", "smell"), dict.fromkeys(MEDIUM, "")),
         "unknown modality": _changed(("goldens", 0, "modality"), "smell"),
         "bits that there are not": _changed(("artifacts", "coreml", "host", "embedding", "bits"), 3),
         "text for a count": _changed(("limits", "context"), "many"),

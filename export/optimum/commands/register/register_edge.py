@@ -12,6 +12,7 @@ from optimum.commands.export.base import ExportCommand
 OPTIONS = {  # those of `python -m export` that are worth a name here, with its defaults where they are left out
     "--target": "android, ios or desktop",
     "--recipe": "how weights are quantized",
+    "--calibration": "folder of text, images and clips for recipes that calibrate",
     "--formats": "some of the target's formats, separated by commas",
     "--context": "positions to make room for",
     "--build": "where quantized checkpoints go",

@@ -1,103 +1,11 @@
-"""Geometry of a model, read once from its transformers config and then handed around frozen."""
+"""Gemma 4 12B: text, images and sound."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedTextRotaryEmbedding
 
+from export.config.geometry import FULL, SLIDING, Audio, Image, Layer, Model, SpecialTokens, Text
 from runtime.errors import UserError
-
-SLIDING = "sliding_attention"
-FULL = "full_attention"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One decoder layer: all that a description or a backend may want to know about it."""
-
-    index: int
-    name: str  # prefix of its weights in the checkpoint
-    kind: str  # SLIDING or FULL
-    eps: float
-
-    query_heads: int
-    kv_heads: int
-    head_dim: int
-    scale: float  # of the attention scores
-    inverse_frequencies: tuple[float, ...]  # rotary, head_dim / 2 of them
-    window: int | None  # positions a query sees, itself included; None: all before it
-    image_blocks: bool  # tokens of one image see each other
-    cache: int  # index of the layer whose keys and values it attends to: its own, or an earlier one's
-
-    keys_are_values: bool = False  # the value is the key projection's output
-    normalizes_values: bool = False
-    scales_output: bool = False
-
-    @property
-    def owns_cache(self) -> bool:
-        return self.cache == self.index
-
-    @property
-    def group(self) -> int:
-        """Query heads per key-value head."""
-        return self.query_heads // self.kv_heads
-
-
-@dataclass(frozen=True)
-class Text:
-    """The decoder and its token embedding."""
-
-    name: str  # prefix of its weights in the checkpoint
-    vocabulary: int
-    hidden: int
-    layers: tuple[Layer, ...]
-    softcap: float | None
-    head: str  # module of the output projection; the embedding's own name when tied
-    eps: float
-    context: int  # positions the model was made for
-
-    @property
-    def embedding(self) -> str:
-        """Module of the token embedding."""
-        return f"{self.name}.embed_tokens"
-
-
-@dataclass(frozen=True)
-class Image:
-    """The image embedder."""
-
-    name: str
-    patch_values: int
-    eps: float
-
-
-@dataclass(frozen=True)
-class Audio:
-    """The audio embedder."""
-
-    name: str
-    samples: int  # per soft token
-    eps: float
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Ids with a meaning of their own in a sequence; None where a model has no such modality."""
-
-    image: int | None
-    audio: int | None
-    video: int | None
-    pad: int
-
-
-@dataclass(frozen=True)
-class Model:
-    """All that is exported."""
-
-    text: Text
-    image: Image | None
-    audio: Audio | None
-    tokens: SpecialTokens
 
 
 def read_model(config: Any) -> Model:
@@ -106,8 +14,6 @@ def read_model(config: Any) -> Model:
     Raises:
         UserError: the config asks for something no backend here implements.
     """
-    if config.model_type != "gemma4_unified":
-        raise UserError(f"model_type is {config.model_type!r}, not 'gemma4_unified': choose a Gemma 4 12B checkpoint")
     image, audio = config.vision_config, config.audio_config
     return Model(
         text=read_text(config.text_config, "model.language_model"),

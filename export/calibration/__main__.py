@@ -1,0 +1,53 @@
+"""Sensitivity report: KL when each group of tensors alone is quantized. `python -m export.calibration --model tiny`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from export.calibration.corpus import open_corpus
+from export.calibration.prepare import probes
+from export.calibration.sensitivity import Sensitivity, measure_sensitivity
+from export.config import read_model
+from export.models import find_model
+from export.sources import open_source
+from runtime.errors import bad_input_told
+
+GROUPS = TypeAdapter(list[Sensitivity])
+
+
+def main(
+    model: Annotated[str, typer.Option(help="`tiny`, a folder, or a Hugging Face id.")] = "tiny",
+    calibration: Annotated[Path | None, typer.Option(help="Folder of text, images and clips.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON line instead of a table.")] = False,
+) -> None:
+    """Exits 2 for bad input."""
+    with bad_input_told():
+        source = open_source(find_model(model))
+        sequences = open_corpus(calibration).sequences(read_model(source.config), source.folder)
+        groups = measure_sensitivity(source.folder, probes(sequences))
+    if json:
+        typer.echo(GROUPS.dump_json(groups).decode())
+    else:
+        show(groups)
+
+
+def show(groups: list[Sensitivity]) -> None:
+    """The most sensitive first; text, images and clips apart."""
+    modalities = list(groups[0].kl)
+    table = Table("alone int4 in groups of 32", *(f"KL {name}" for name in modalities), "of the weights", box=None)
+    weights = sum(group.weights for group in groups)
+    for group in sorted(groups, key=lambda group: -group.divergence):
+        first = group.names[0].removesuffix(".weight").removeprefix("model.").removeprefix("language_model.")
+        more = "".join(f", {name.split('.')[-2]}" for name in group.names[1:])
+        table.add_row(first + more, *(f"{group.kl[name]:.5f}" for name in modalities),
+                      f"{group.weights / weights:.1%}")  # fmt: skip
+    Console().print(table)
+    Console().print("Image and audio embedders are never quantized: their KL is what the decoder does to them.")
+
+
+if __name__ == "__main__":
+    typer.run(main)

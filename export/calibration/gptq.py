@@ -1,0 +1,142 @@
+"""Rounding with error compensation: GPTQ (Frantar et al. 2022, arXiv:2210.17323).
+
+What a linear loses on its inputs X is tr(E H E^T), for H = X^T X and E the difference of its weights. With H = L L^T
+that is, for each row of E, the sum over columns k of L_kk^2 (e_k + sum over j > k of e_j L_jk / L_kk)^2: columns are
+rounded from the last to the first, each together with what the errors after it add up to. This is GPTQ without an
+inverse of H (Chee et al. 2023, arXiv:2307.13304, theorem 6, have the equivalence).
+
+Columns that matter most are rounded first. Those of a group stay together, so that the group's scale can be chosen when
+its turn comes: by the very sum above, for each candidate.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.rounding import DIGITS, RATIOS, SMALLEST_SCALE, _code, _representable
+from export.schemes import Scheme
+
+DAMPING = 0.01  # of the mean of H's diagonal, added to it, as in the paper
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Hessian made ready for a group size."""
+
+    order: Tensor  # int64 [n]: column i of the permuted weight was column order[i]
+    lower: Tensor  # fp32 [n, n]: L of the permuted, damped H, each column divided by its diagonal
+    importance: Tensor  # fp32 [n]: the squares of that diagonal
+    group: int
+
+
+def factorize(hessian: Tensor, group: int, damping: float = DAMPING) -> Factor:
+    """
+    Args:
+        hessian: fp32 [n, n], X^T X; used up, to save a copy.
+        group: columns that share a scale, a divisor of n.
+    """
+    diagonal = hessian.diagonal().clone()
+    order = _order(diagonal, group)
+    permuted = hessian[order][:, order]
+    mean = float(diagonal.mean()) or 1.0
+    while True:
+        permuted.diagonal().copy_(diagonal[order] + damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(permuted)
+        if not failed:
+            break
+        damping *= 10  # fp32 takes H for indefinite
+    pivots = lower.diagonal().clone()
+    return Factor(order, lower.div_(pivots), pivots.square(), group)
+
+
+def _order(diagonal: Tensor, group: int) -> Tensor:
+    """Least important first, as rounding goes backwards: groups by the sum of their diagonal, columns within each."""
+    groups = diagonal.reshape(-1, group)
+    inner = groups.argsort(stable=True) + torch.arange(0, len(diagonal), group)[:, None]
+    return inner[groups.sum(1).argsort(stable=True)].flatten()
+
+
+def round_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """fp32 [rows, n] -> codes int8 [rows, n], scales fp32 [rows, groups]."""
+    weights = rows[:, factor.order].contiguous()
+    errors, codes = torch.zeros_like(weights), torch.zeros(weights.shape, dtype=torch.int8)
+    scales = torch.zeros(len(rows), weights.shape[1] // factor.group)
+    limits = np.float32(scheme.lowest), np.float32(scheme.highest)
+    for start in reversed(range(0, weights.shape[1], factor.group)):
+        stop = start + factor.group
+        carried = errors[:, stop:] @ factor.lower[stop:, start:stop]
+        inner = factor.lower[start:stop, start:stop].T.contiguous()
+        found = _round_group(
+            weights[:, start:stop].contiguous().numpy(), carried.numpy(), inner.numpy(),
+            factor.importance[start:stop].numpy(), *limits, scheme.scale_digits,
+        )  # fmt: skip
+        codes[:, start:stop], scales[:, factor.order[start] // factor.group], errors[:, start:stop] = (
+            torch.from_numpy(array) for array in found
+        )
+    unordered = torch.empty_like(codes)
+    unordered[:, factor.order] = codes
+    return unordered, scales
+
+
+@compiled
+def _round_group(
+    weights: NDArray[np.float32], carried: NDArray[np.float32], inner: NDArray[np.float32],
+    importance: NDArray[np.float32], lowest: np.float32, highest: np.float32, digits: int,
+) -> Any:  # fmt: skip
+    """Codes [rows, size], scales [rows] and errors [rows, size] of one group.
+
+    Args:
+        weights: [rows, size]
+        carried: [rows, size], what errors of later groups add to each.
+        inner: [size, size]: at [k, j], j > k, the share of column j's error that is added to column k.
+        importance: [size]
+        lowest, highest: of the codes.
+        digits: significant bits of a scale.
+    """
+    size = weights.shape[1]
+    codes = np.empty(weights.shape, np.int8)
+    scales = np.empty(len(weights), np.float32)
+    errors = np.empty(weights.shape, np.float32)
+    trial_codes, trial_errors = np.empty(size, np.int8), np.empty(size, np.float32)
+    for row in range(len(weights)):
+        largest = np.float32(0)
+        for k in range(size):
+            largest = max(largest, abs(weights[row, k] + carried[row, k]))
+        least, scales[row] = np.float32(np.inf), np.float32(0)
+        for ratio in RATIOS:
+            scale = _representable(largest / highest * ratio, np.uint32(DIGITS - digits))
+            if scale == scales[row]:
+                continue
+            loss = _try_scale(weights[row], carried[row], inner, importance, lowest, highest, scale, least,
+                              trial_codes, trial_errors)  # fmt: skip
+            if loss < least:
+                least, scales[row], codes[row], errors[row] = loss, scale, trial_codes, trial_errors
+        scales[row] = max(scales[row], SMALLEST_SCALE)
+    return codes, scales, errors
+
+
+@compiled
+def _try_scale(
+    weights: NDArray[np.float32], carried: NDArray[np.float32], inner: NDArray[np.float32],
+    importance: NDArray[np.float32], lowest: np.float32, highest: np.float32, scale: np.float32, enough: np.float32,
+    codes: NDArray[np.int8], errors: NDArray[np.float32],
+) -> np.float32:  # fmt: skip
+    """Rounds a group; returns its loss, or what it is once that exceeds `enough`."""
+    loss = np.float32(0)
+    for k in range(len(weights) - 1, -1, -1):
+        target = weights[k] + carried[k]
+        for j in range(k + 1, len(weights)):
+            target += errors[j] * inner[k, j]
+        code = _code(target, scale, lowest, highest)
+        codes[k] = np.int8(code)
+        errors[k] = weights[k] - code * scale
+        loss += importance[k] * (target - code * scale) ** 2
+        if loss > enough:
+            break
+    return loss

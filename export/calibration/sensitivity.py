@@ -1,0 +1,176 @@
+"""Which weights matter: the KL divergence when a group of tensors alone is quantized, all others being the source's.
+
+Each layer is loaded once. All variants of the model pass through it: those that an earlier layer made different, and
+those that it makes itself, one for each group of its tensors. On average half as many as there are groups pass a layer.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.calibration.statistics import Moments, input_of, watched
+from export.progress import progress
+from export.schemes import INT4, INT4_128, INT8, Scheme, dequantize, quantize_rows
+from runtime.manifest import Record
+from runtime.sessions.base import ModelInputs
+from runtime.sessions.past import Past
+from runtime.sessions.reference import enough_threads
+from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
+
+PARTS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+SCHEMES = (INT4_128, INT4, INT8)  # from small to large
+ALONE = INT4  # the scheme whose divergence is measured; others follow from their errors
+POSITIONS = 64  # of a text that are compared, the last ones ...
+ABOUT_MEDIA = 8  # ... and of a prompt about an image or a clip: what lies before them is no text
+
+
+class Sensitivity(Record):
+    """Of one group of tensors."""
+
+    names: list[str]
+    weights: int
+    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32
+    errors: list[float]  # for each of SCHEMES, sum over weights of error^2 E[x^2]; E[x^2] is 1 for the embedding
+
+    @property
+    def divergence(self) -> float:
+        """Nats, the mean of all modalities."""
+        return sum(self.kl.values()) / len(self.kl)
+
+    def predicted(self, scheme: Scheme) -> float:
+        """Nats at another scheme: KL grows with the square of an error."""
+        return self.divergence * self.errors[SCHEMES.index(scheme)] / self.errors[SCHEMES.index(ALONE)]
+
+
+@dataclass
+class _Variant:
+    """The model with one group quantized; without a group, the source."""
+
+    flows: list[Flow]
+    found: Sensitivity | None
+
+
+def measure_sensitivity(checkpoint: Path, sequences: Sequence[ModelInputs]) -> list[Sensitivity]:
+    """Of all groups of the decoder's tensors, and of its embedding, in the order of the layers.
+
+    Raises:
+        UserError: no checkpoint there that transformers opens.
+    """
+    model = StreamedModel(checkpoint, torch.float32, lambda text: None)
+    groups = model.depth * len(PARTS)
+    with torch.no_grad(), enough_threads(model.stem), progress("sensitivity", groups + 1) as advance:
+        source = _Variant(_begin(model, sequences), None)
+        with _rounded_table(model) as embedding:
+            variants = [_Variant(_begin(model, sequences), embedding)]
+        for index in range(model.depth):
+            with model.layer(index) as layer:
+                made = list(_vary(layer, index, model.layer_prefix(index), source))
+                for variant in (*variants, source):
+                    _through(layer, index, variant)
+            variants += made
+        modalities = [_modality(inputs) for inputs in sequences]
+        counts = [POSITIONS if modality == "text" else ABOUT_MEDIA for modality in modalities]
+        wanted, owners = _log_probabilities(model, source, counts), np.repeat(modalities, counts)
+        for variant in variants:
+            assert variant.found is not None
+            variant.found.kl.update(_divergences(wanted, _log_probabilities(model, variant, counts), owners))
+            advance(1)
+    return [variant.found for variant in variants if variant.found]
+
+
+def _begin(model: StreamedModel, sequences: Sequence[ModelInputs]) -> list[Flow]:
+    return [model.begin(inputs, Past(model.config)) for inputs in sequences]
+
+
+def _through(layer: nn.Module, index: int, variant: _Variant) -> None:
+    for flow in variant.flows:
+        flow.hidden = flow.after(layer, index)
+
+
+def _vary(layer: nn.Module, index: int, prefix: str, source: _Variant) -> Iterator[_Variant]:
+    """A variant for each group of the layer's tensors, behind the layer."""
+    linears = [name for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    with watched(layer, linears, whole=False) as moments:
+        for flow in source.flows:
+            flow.after(layer, index)
+    for part in PARTS:
+        members = [name for name in linears if name.rpartition(".")[2] in part]
+        weights = {name: layer.get_submodule(name).weight.clone() for name in members}  # type: ignore[operator]
+        found = _describe(prefix, weights, moments)
+        for name, weight in weights.items():
+            layer.get_submodule(name).weight.copy_(rounded(weight, ALONE))  # type: ignore[operator]
+        yield _Variant([replace(flow, hidden=flow.after(layer, index)) for flow in source.flows], found)
+        for name, weight in weights.items():
+            layer.get_submodule(name).weight.copy_(weight)  # type: ignore[operator]
+
+
+def _describe(prefix: str, weights: dict[str, Tensor], moments: dict[str, Moments]) -> Sensitivity:
+    errors = [sum(_error(weight, scheme, moments[input_of(name)].importance) for name, weight in weights.items())
+              for scheme in SCHEMES]  # fmt: skip
+    names = [f"{prefix}.{name}.weight" for name in weights]
+    return Sensitivity(names=names, weights=sum(map(Tensor.numel, weights.values())), kl={}, errors=errors)
+
+
+def _error(weight: Tensor, scheme: Scheme, importance: Tensor) -> float:
+    return float(((rounded(weight, scheme) - weight).square() @ importance).sum())
+
+
+def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
+    """fp32 [rows, columns] by plain rounding, dequantized."""
+    found = quantize_rows(weight, scheme)
+    return dequantize(found.packed, found.scales, scheme)
+
+
+# The embedding
+
+
+class _RoundedTable:
+    """Rows of a table, rounded as they are looked up."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        rows = self.table[ids].float()
+        return rounded(rows.reshape(-1, rows.shape[-1]), ALONE).view_as(rows)
+
+
+@contextmanager
+def _rounded_table(model: StreamedModel) -> Iterator[Sensitivity]:
+    """While it lasts, the model looks up rounded rows."""
+    embedding = model.decoder.embed_tokens
+    table, errors, weights = embedding.table, [0.0] * len(SCHEMES), 0
+    for rows in model.tensors.rows(model.embedding, HEAD_ROWS):
+        weights += rows.numel()
+        errors = [total + quantize_rows(rows.float(), scheme).error
+                  for total, scheme in zip(errors, SCHEMES, strict=True)]  # fmt: skip
+    embedding.table = _RoundedTable(table)
+    yield Sensitivity(names=[model.embedding], weights=weights, kl={}, errors=errors)
+    embedding.table = table
+
+
+def _log_probabilities(model: StreamedModel, variant: _Variant, counts: Sequence[int]) -> Tensor:
+    """[positions of all sequences, vocabulary]"""
+    hidden = model.normed(
+        torch.cat([flow.hidden[0, -compared:] for flow, compared in zip(variant.flows, counts, strict=True)])
+    )
+    is_embedding = variant.found is not None and variant.found.names == [model.embedding]
+    parts = (rounded(rows.float(), ALONE) if is_embedding else rows.float()
+             for rows in model.tensors.rows(model.embedding, HEAD_ROWS))  # fmt: skip
+    return model.soft_cap(torch.cat([hidden @ part.T for part in parts], 1)).log_softmax(-1)
+
+
+def _modality(inputs: ModelInputs) -> str:
+    return "image" if inputs.pixel_values is not None else "audio" if inputs.input_features is not None else "text"
+
+
+def _divergences(wanted: Tensor, found: Tensor, owners: NDArray[np.str_]) -> dict[str, float]:
+    """Mean KL of each modality's positions."""
+    divergence = (wanted.exp() * (wanted - found)).sum(-1).clamp(min=0).numpy()
+    return {str(modality): float(divergence[owners == modality].mean()) for modality in np.unique(owners)}

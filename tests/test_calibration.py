@@ -1,0 +1,234 @@
+"""Calibrated quantization: against GPTQ as its paper has it, against plain rounding, interrupted, on other folders."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from export.calibration import streamed
+from export.calibration.corpus import Corpus, open_corpus
+from export.calibration.gptq import DAMPING, factorize, round_rows
+from export.checkpoint import CheckpointWeights, QuantizationRecord
+from export.models import EMBEDDED
+from export.quantize import quantize
+from export.recipes import RECIPES
+from export.schemes import INT4, INT4_128, Scheme, dequantize, dequantize_codes, quantize_rows
+from export.sources import open_source
+from runtime.errors import UserError
+from runtime.sessions.base import ModelInputs
+from runtime.sessions.reference import load_model
+
+TINY = EMBEDDED["tiny"]
+PROJECTION = "model.language_model.layers.{}.mlp.{}_proj.weight"
+
+
+def correlated(rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A weight [rows, columns] and inputs that share a few directions."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(columns // 4, columns, generator=generator)
+    spread = 0.1 + torch.rand(columns, generator=generator)
+    inputs = torch.randn(2048, columns // 4, generator=generator) @ directions
+    inputs += torch.randn(2048, columns, generator=generator) * spread
+    return torch.randn(rows, columns, generator=generator) * 0.02, inputs
+
+
+def loss(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
+    """Squared differences of the outputs."""
+    difference = (rounded - weight).double()
+    return float(((difference @ hessian.double()) * difference).sum())
+
+
+# GPTQ
+
+
+def gptq_of_the_paper(weight: Tensor, hessian: Tensor, scales: Tensor, order: Tensor) -> Tensor:
+    """Algorithm 1 of arXiv:2210.17323 for given scales [rows, columns]: every column, in order, updates all that follow
+    by the Cholesky factor of the inverse Hessian. In fp64, without blocks."""
+    weight, scales = weight[:, order].double(), scales[:, order].double()
+    damped = hessian[order][:, order].double()
+    damped += torch.eye(len(damped)) * DAMPING * hessian.diagonal().mean()
+    inverse = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    rounded = torch.zeros_like(weight)
+    for k in range(weight.shape[1]):
+        code = (weight[:, k] / scales[:, k]).round().clamp(-8, 7)
+        rounded[:, k] = code * scales[:, k]
+        error = (weight[:, k] - rounded[:, k]) / inverse[k, k]
+        weight[:, k:] -= error[:, None] * inverse[k, k:]
+    found = torch.empty_like(rounded)
+    found[:, order] = rounded
+    return found.float()
+
+
+@pytest.mark.parametrize("scheme", [INT4, INT4_128], ids=str)
+def test_codes_are_those_of_the_paper(scheme: Scheme) -> None:
+    weight, inputs = correlated(24, 256)
+    hessian = inputs.T @ inputs
+    factor = factorize(hessian.clone(), scheme.groups(1) or 32 if scheme.group is None else scheme.group)
+    codes, scales = round_rows(weight, factor, scheme)
+    by_column = scales.repeat_interleave(scheme.group or 256, 1)
+    wanted = gptq_of_the_paper(weight, hessian, by_column, factor.order.flip(0))
+    same = (dequantize_codes(codes, scales) - wanted).abs() < 1e-6
+    assert same.all(1).float().mean() > 0.9, "but for rows in which fp32 rounds some half the other way"
+    plainly = (weight / by_column).round().clamp(-8, 7) * by_column
+    assert not (plainly == wanted).all(1).any(), "control: the paper's codes are not those of plain rounding"
+
+
+@pytest.mark.parametrize("scheme", [INT4, INT4_128], ids=str)
+def test_loses_less_than_plain_rounding(scheme: Scheme) -> None:
+    weight, inputs = correlated(24, 256)
+    hessian = inputs.T @ inputs
+    assert scheme.group
+    compensated = dequantize_codes(*round_rows(weight, factorize(hessian.clone(), scheme.group), scheme))
+    plain, weighted = (quantize_rows(weight, scheme, some) for some in (None, hessian.diagonal().contiguous()))
+    by_rounding = [loss(weight, dequantize(q.packed, q.scales, scheme), hessian) for q in (plain, weighted)]
+    assert loss(weight, compensated, hessian) < 0.5 * min(by_rounding)
+    turned = hessian.roll(1, 0).roll(1, 1)
+    misled = dequantize_codes(*round_rows(weight, factorize(turned, scheme.group), scheme))
+    assert loss(weight, misled, hessian) > loss(weight, compensated, hessian) * 2, "control: inputs of other columns"
+
+
+def test_scales_are_weighted_by_the_inputs() -> None:
+    weight, inputs = correlated(64, 128)
+    importance = (inputs * torch.linspace(0.01, 3, 128) ** 2).square().mean(0)
+
+    def weighted_loss(factors: Tensor | None) -> float:
+        found = quantize_rows(weight, INT4, factors)
+        return float(((dequantize(found.packed, found.scales, INT4) - weight).square() * importance).sum())
+
+    assert weighted_loss(importance) < weighted_loss(None) < weighted_loss(importance.flip(0))
+    assert quantize_rows(weight, INT4, torch.ones(128)).error == quantize_rows(weight, INT4).error
+
+
+def test_inputs_that_never_vary() -> None:
+    """A Hessian of low rank, and one of nothing at all."""
+    weight, inputs = correlated(8, 64)
+    for hessian in (inputs[:3].T @ inputs[:3], torch.zeros(64, 64)):
+        codes, scales = round_rows(weight, factorize(hessian, 32), INT4)
+        assert torch.isfinite(dequantize_codes(codes, scales)).all() and codes.any()
+
+
+# The checkpoint
+
+
+@pytest.fixture(autouse=True)
+def few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.calibration.corpus.PIECES", 4)
+    monkeypatch.setattr("export.calibration.corpus.LENGTH", 256)
+
+
+def run(out: Path, recipe: str = "int4-gptq", calibration: Path | None = None) -> QuantizationRecord:
+    return quantize(open_source(TINY), RECIPES[recipe], "tiny", out, calibration)
+
+
+@pytest.fixture(scope="module")
+def sequences() -> list[ModelInputs]:
+    """Some of what the model was calibrated on."""
+    from export.config import read_model
+
+    return open_corpus(None).sequences(read_model(open_source(TINY).config), TINY)[:4]
+
+
+@pytest.mark.parametrize("recipe", ["int4-gptq", "int4-weighted", "int4-g128-gptq"])
+def test_layers_put_out_less_error(tmp_path: Path, sequences: list[ModelInputs], recipe: str) -> None:
+    """Inputs of the last layers, gathered by transformers' whole model, in the source and in each checkpoint."""
+    plain = "int4-g128" if "g128" in recipe else "int4"
+    run(tmp_path / "plain", plain), run(tmp_path / "calibrated", recipe)
+    wanted, by_plain, calibrated = (
+        np.concatenate([hidden(load_model(folder), some) for some in sequences])
+        for folder in (TINY, tmp_path / "plain", tmp_path / "calibrated")
+    )
+    share = np.square(calibrated - wanted).sum() / np.square(by_plain - wanted).sum()
+    assert share < 0.97
+
+
+def hidden(model: Any, inputs: ModelInputs) -> np.ndarray:
+    ids = torch.from_numpy(inputs.input_ids)[None]
+    return model.model.language_model(input_ids=ids).last_hidden_state[0].numpy()
+
+
+def test_same_seed_same_codes(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "first"), run(tmp_path / "second")
+    assert first.tensors == second.tensors
+    assert not list((tmp_path / "first").glob(".calibrated*")), "what only the work needed goes"
+
+
+def test_another_text_other_codes(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("Nothing but this sentence, over and over again. " * 200)
+    first, second = run(tmp_path / "first"), run(tmp_path / "second", calibration=tmp_path / "texts")
+    assert first.tensors != second.tensors
+    assert first.plan["calibration"] != second.plan["calibration"]
+    weights = CheckpointWeights(tmp_path / "second")
+    assert weights.packed(PROJECTION.format(3, "up")) is not None
+
+
+def test_goes_on_at_the_layer_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole")
+    visited: list[int] = []
+    load = streamed.StreamedModel.layer
+
+    @contextmanager
+    def counted(self: Any, index: int) -> Iterator[Any]:
+        visited.append(index)
+        if visited == list(range(8)):
+            raise KeyboardInterrupt
+        with load(self, index) as layer:
+            yield layer
+
+    monkeypatch.setattr(streamed.StreamedModel, "layer", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out")
+    kept = {path.name for path in (tmp_path / ".out.partial" / ".calibrated").iterdir()}
+    assert kept == {f"layer-{index:05}.safetensors" for index in range(7)} | {"flows-00006.safetensors"}
+    assert run(tmp_path / "out").tensors == whole.tensors
+    assert visited == [*range(8), *range(7, 12)]
+
+
+def test_groups_of_128_as_wide_as_a_row(tmp_path: Path) -> None:
+    """Rows of the tiny's 128 inputs are one group, and stay int4 in groups to all who read them."""
+    record = run(tmp_path / "out", "int4-g128")
+    packed = CheckpointWeights(tmp_path / "out").packed(PROJECTION.format(0, "up"))
+    assert packed is not None and packed.scheme == INT4_128
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] == 128
+    stored = load_file(next((tmp_path / "out").glob("model-*.safetensors")))
+    assert stored["model.language_model.layers.0.mlp.down_proj.weight_scale"].shape == (128, 2)
+    assert record.recipe.bits_per_weight < 7
+
+
+# Bad input
+
+
+def test_folder_without_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no \.txt or \.md file: name another folder with --calibration"):
+        run(tmp_path / "out", calibration=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_text(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("Short.")
+    with pytest.raises(UserError, match="holds less than 256 tokens of text"):
+        run(tmp_path / "out", calibration=tmp_path)
+
+
+def test_text_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
+        run(tmp_path / "out", calibration=tmp_path)
+
+
+def test_default_set_is_not_what_models_are_judged_on() -> None:
+    judged = (Path("runtime") / "evaluation" / "text.txt").read_text()
+    corpus: Corpus = open_corpus(None)
+    for path in corpus.texts:
+        words = path.read_text().split()
+        phrases = {" ".join(words[at : at + 8]) for at in range(len(words) - 8)}
+        found = judged.split()
+        assert not phrases & {" ".join(found[at : at + 8]) for at in range(len(found) - 8)}
