@@ -19,7 +19,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify chat bench test lint clean
+.PHONY: export verify chat bench test test-android test-ios demo-android demo-ios lint clean
 
 export: $(READY)
 	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(if $(CALIBRATION),--calibration $(CALIBRATION)) $(if $(BUDGET),--budget $(BUDGET)) $(OPTIONS)
@@ -35,6 +35,19 @@ bench: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest
+
+test-android: $(READY)
+	$(RUN) -m android_demo.checks
+
+demo-android: $(READY)
+	$(RUN) -m android_demo.place $(BUNDLE) build/android/bundles
+
+test-ios: $(READY)
+	$(RUN) -m ios_demo.checks
+
+demo-ios: TARGET = ios
+demo-ios: $(READY)
+	$(RUN) -m ios_demo.checks.place $(BUNDLE)
 
 lint: $(READY)
 	$(RUN) -m ruff check .

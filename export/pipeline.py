@@ -18,7 +18,7 @@ from export.gguf import unpack
 from export.models import find_model, model_name
 from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
-from export.recipes import TARGETS, find_recipe
+from export.recipes import TARGETS, Recipe, find_recipe
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
 from runtime.references import find_kind
@@ -68,10 +68,7 @@ def export(request: Request) -> Summary:
         UserError: something in the request does not exist, or see the modules that do the work.
     """
     begun = time.monotonic()
-    formats, recipe = (
-        choose_formats(request.target, request.formats),
-        find_recipe(request.recipe or TARGETS[request.target].recipe),
-    )
+    formats, recipe = choose_formats(request.target, request.formats), chosen_recipe(request)
     require_supported(recipe, formats)
     budget = read_budget(request.budget) if request.budget else None
     kind = find_kind(request.reference)
@@ -87,6 +84,15 @@ def export(request: Request) -> Summary:
     with _status() as status:
         manifest = make_bundle(order, bundle, status, gates)
     return _summarize(manifest, record, bundle, time.monotonic() - begun)
+
+
+def chosen_recipe(request: Request) -> Recipe:
+    """The one asked for, or the target's.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    return find_recipe(request.recipe or TARGETS[request.target].recipe)
 
 
 def _bytes_needed(quantized: Path, size: int, artifacts: int) -> int:

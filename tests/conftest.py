@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.models import EMBEDDED
+from export.schemes import INT4
 from tests.fuzz.targets import manifest_facts
 from tests.refusals import HELD, write
+
+if TYPE_CHECKING:
+    from tests.executorch_models import Lowered
 
 NAME = "tiny-int4"
 
@@ -63,6 +68,24 @@ def coreml_bundle(exported: Path) -> Path:
     return exported / "dist" / "ios" / NAME
 
 
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> "Lowered":
+    """Two random layers with int8 activations, as an ExecuTorch program. Not to be changed."""
+    return lower_shallow(tmp_path_factory, "shallow", data_file=False)
+
+
+@pytest.fixture(scope="session")
+def shallow_apart(tmp_path_factory: pytest.TempPathFactory) -> "Lowered":
+    """The same with its weights in a data file."""
+    return lower_shallow(tmp_path_factory, "shallow_apart", data_file=True)
+
+
+def lower_shallow(tmp_path_factory: pytest.TempPathFactory, name: str, data_file: bool) -> "Lowered":
+    from tests.executorch_models import SHALLOW, Lowered  # only where it is needed: it loads ExecuTorch
+
+    return Lowered(shared_folder(tmp_path_factory) / name, INT4, data_file=data_file, once=once, **SHALLOW)
+
+
 def export_to(folder: Path, *options: str) -> None:
     places = ["--build", str(folder / "build"), "--dist", str(folder / "dist")]
     result = CliRunner().invoke(app, [*options, *places])
@@ -75,7 +98,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-def once(thing: Path, make: Callable[[], None]) -> None:
+def once(thing: Path, make: Callable[[], object]) -> None:
     """By the worker that asks first; the others wait for it."""
     done = thing.with_suffix(".made")
     with FileLock(thing.with_suffix(".lock")):

@@ -1,5 +1,6 @@
 """Random models as ExecuTorch programs, for the tests of lowering and of sessions."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,18 @@ class Lowered:
     """A random model in transformers, and what was made of it."""
 
     def __init__(
-        self, folder: Path, scheme: Scheme, twin: bool = False, data_file: bool = False, **options: Any
-    ) -> None:
+        self, folder: Path, scheme: Scheme, twin: bool = False, data_file: bool = False,
+        once: Callable[[Path, Callable[[], object]], object] = lambda folder, make: make(),
+        **options: Any,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            once: makes the folder, or finds that another worker did: the same options give the same model.
+        """
         self.reference = models.random_model(models.random_config(**options))
         self.model, self.weights = quantize(self.reference, scheme)
         folder.mkdir(exist_ok=True)
-        self.folder = lower(self.model, FloatTwin(self.weights) if twin else self.weights, folder, data_file)
+        self.folder = folder
+        weights = FloatTwin(self.weights) if twin else self.weights
+        once(folder, lambda: lower(self.model, weights, folder, data_file))
         self.session = ExecutorchSession(self.folder)

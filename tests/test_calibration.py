@@ -135,7 +135,7 @@ def sequences() -> list[ModelInputs]:
     return open_corpus(None).sequences(read_model(open_source(TINY).config), TINY)[:4]
 
 
-@pytest.mark.parametrize("recipe", ["int4-gptq", "int4-weighted", "int4-g128-gptq"])
+@pytest.mark.parametrize("recipe", ["int4-gptq", "int4-g128-gptq"])
 def test_layers_put_out_less_error(tmp_path: Path, sequences: list[ModelInputs], recipe: str) -> None:
     """Inputs of the last layers, gathered by transformers' whole model, in the source and in each checkpoint."""
     plain = "int4-g128" if "g128" in recipe else "int4"

@@ -37,6 +37,8 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
 @pytest.fixture(scope="module", params=[INT4, INT8], ids=["int4", "int8"])
 def shipped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     """Two layers with int8 activations."""
+    if request.param is INT4:
+        return request.getfixturevalue("shallow")
     return Lowered(tmp_path_factory.mktemp("shipped"), request.param, **SHALLOW)
 
 

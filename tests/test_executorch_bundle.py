@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.schemes import INT4
 from runtime.checks import rounding
 from runtime.gates import GATES
 from runtime.job import Job, twin_folder
@@ -15,7 +14,7 @@ from runtime.sessions.executorch import DATA_FILE, FILE, artifact_files
 from runtime.sessions.executorch_runner import NAME
 from runtime.verify import make_job, verify
 from runtime.weight_cache import cache_name
-from tests.executorch_models import SHALLOW, Lowered
+from tests.executorch_models import Lowered
 from tests.test_verify import failures, found, seal, values
 
 
@@ -90,10 +89,9 @@ def test_an_absent_data_file_fails_in_one_line(copy: Path) -> None:
     assert f"if it has a {DATA_FILE}" in notes[0] and "\n" not in notes[0]
 
 
-def test_a_program_of_another_model_fails(copy: Path, tmp_path: Path) -> None:
-    other = Lowered(tmp_path / "other", INT4, data_file=True, **SHALLOW)
+def test_a_program_of_another_model_fails(copy: Path, shallow_apart: Lowered) -> None:
     for name in (FILE, DATA_FILE):
-        shutil.copyfile(other.folder / name, copy / "executorch" / name)
+        shutil.copyfile(shallow_apart.folder / name, copy / "executorch" / name)
     seal(copy)
     (measure,) = verify(copy, only=["bytes"]).measures
     wrong = len(read_manifest(copy).tensors)

@@ -26,7 +26,7 @@ from runtime.manifest import TensorDigest
 from runtime.readback_executorch import ExecutorchWeights, differences, undelegated
 from runtime.sessions.executorch import DATA_FILE, FILE, ExecutorchSession
 from tests import random_models as models
-from tests.executorch_models import SHALLOW, SIZES, Lowered, constants
+from tests.executorch_models import SIZES, Lowered, constants
 from tests.executorch_models import lower as lower_model
 from tests.parity import logits_of, quantize
 
@@ -46,12 +46,6 @@ REMEDIES: dict[str, Remedy] = {
 def lowered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     """Three layers, two of them alike."""
     return Lowered(tmp_path_factory.mktemp("lowered"), request.param, **ALIKE)
-
-
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
-    """With its weights in a data file."""
-    return Lowered(tmp_path_factory.mktemp("apart"), INT4, data_file=True, **SHALLOW)
 
 
 def test_streams_and_remedies_together_write_the_stock_bytes(lowered: Lowered) -> None:
@@ -94,11 +88,14 @@ def test_a_tied_embedding_is_stored_once(lowered: Lowered, tmp_path: Path, monke
         assert all(np.array_equal(found, wanted[at]) for at, found in logits_of(session, prompt, [20]).items())
 
 
-def test_a_tied_embedding_is_stored_once_in_a_data_file(apart: Lowered) -> None:
-    packed = apart.weights.packed(EMBEDDING)
+def test_a_tied_embedding_is_stored_once_in_a_data_file(shallow_apart: Lowered) -> None:
+    packed = shallow_apart.weights.packed(EMBEDDING)
     assert packed
-    data = (apart.folder / DATA_FILE).read_bytes()
-    assert data.count(packed.codes.tobytes()) == 1 and packed.codes.tobytes() not in (apart.folder / FILE).read_bytes()
+    data = (shallow_apart.folder / DATA_FILE).read_bytes()
+    assert (
+        data.count(packed.codes.tobytes()) == 1
+        and packed.codes.tobytes() not in (shallow_apart.folder / FILE).read_bytes()
+    )
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +120,8 @@ def _digest(name: str, tensor: np.ndarray | Packed) -> TensorDigest:
     return TensorDigest(name=name, shape=tensor.shape, dtype="bfloat16", sha256=narrow(tensor))
 
 
-def test_every_weight_comes_back(lowered: Lowered, apart: Lowered) -> None:
-    for made in lowered, apart:
+def test_every_weight_comes_back(lowered: Lowered, shallow_apart: Lowered) -> None:
+    for made in lowered, shallow_apart:
         assert differences(made.folder, digests(made)) == []
 
 
@@ -153,26 +150,24 @@ def test_control_a_lost_delegation_is_found(lowered: Lowered, monkeypatch: pytes
     assert len(lost) == 7 * 3 - 1 + 1  # the full layer has no v_proj; the tied embedding is the head
 
 
-def test_weights_apart_give_the_same_logits(apart: Lowered, tmp_path: Path) -> None:
-    assert (apart.folder / FILE).stat().st_size < (apart.folder / DATA_FILE).stat().st_size
-    inside = Lowered(tmp_path, INT4, **SHALLOW)
+def test_weights_apart_give_the_same_logits(shallow_apart: Lowered, shallow: Lowered) -> None:
+    assert (shallow_apart.folder / FILE).stat().st_size < (shallow_apart.folder / DATA_FILE).stat().st_size
     prompt = models.media_prompt(1, 1, tail=20)
-    wanted = logits_of(inside.session, prompt, [prompt.decode_from])
-    found = logits_of(apart.session, prompt, [prompt.decode_from])
+    wanted = logits_of(shallow.session, prompt, [prompt.decode_from])
+    found = logits_of(shallow_apart.session, prompt, [prompt.decode_from])
     assert all(np.array_equal(found[at], logits) for at, logits in wanted.items())
 
 
-def test_an_absent_data_file_is_named(apart: Lowered, tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes((apart.folder / FILE).read_bytes())
+def test_an_absent_data_file_is_named(shallow_apart: Lowered, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes((shallow_apart.folder / FILE).read_bytes())
     with pytest.raises(UserError, match=DATA_FILE):
         ExecutorchSession(tmp_path)
 
 
-def test_a_data_file_of_another_build_is_named(apart: Lowered, tmp_path: Path) -> None:
+def test_a_data_file_of_another_build_is_named(shallow_apart: Lowered, executorch_bundle: Path, tmp_path: Path) -> None:
     """Weights go by the hash of their content, so those of another model are never taken for this one's."""
-    other = Lowered(tmp_path / "other", INT4, data_file=True, **ALIKE)
-    (tmp_path / FILE).write_bytes((apart.folder / FILE).read_bytes())
-    (tmp_path / DATA_FILE).write_bytes((other.folder / DATA_FILE).read_bytes())
+    (tmp_path / FILE).write_bytes((shallow_apart.folder / FILE).read_bytes())
+    (tmp_path / DATA_FILE).write_bytes((executorch_bundle / "executorch" / DATA_FILE).read_bytes())
     with pytest.raises(UserError, match=f"if it has a {DATA_FILE}, that must be of the same export"):
         ExecutorchSession(tmp_path)
 

@@ -1,5 +1,6 @@
 """How each weight is rounded once a checkpoint has been calibrated, from the files that calibration left."""
 
+import re
 from pathlib import Path
 
 from safetensors import safe_open
@@ -11,8 +12,9 @@ from export.calibration.streamed import CODES, HEAD, IMPORTANCE, MOMENTS, SCALES
 from export.recipes import EMBEDDING, Recipe
 from export.schemes import Quantized, Rounding, Scheme, measure, pack, quantize_rows
 
+IN_LAYER = re.compile(r"\.layers\.(\d+)\.(.+)\.weight$")
 # An error of the tied embedding counts twice: in the head by what enters it, in the lookup every column alike.
-LOOKUP = 1.0
+LOOKUP = 0.3
 
 
 def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:

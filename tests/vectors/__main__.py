@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import benches, coreml, devices, downloads, goldens, manifests, prompts, sampling, streams
+from tests.vectors import benches, coreml, devices, downloads, goldens, images, manifests, prompts, sampling, streams
 
 Vectors = dict[str, Any]
 TOPICS: dict[str, Callable[[], Vectors]] = {
@@ -15,6 +15,7 @@ TOPICS: dict[str, Callable[[], Vectors]] = {
     "devices": devices.devices,
     "downloads": downloads.downloads,
     "goldens": goldens.goldens,
+    "images": images.images,
     "manifests": manifests.manifests,
     "prompts": prompts.prompts,
     "sampling": sampling.sampling,

@@ -1,0 +1,149 @@
+package dev.gemma4edge.app.engine
+
+import dev.gemma4edge.core.bundle.Manifest
+import dev.gemma4edge.core.bundle.Sampling
+import dev.gemma4edge.core.chat.End
+import dev.gemma4edge.core.chat.Engine
+import dev.gemma4edge.core.chat.EngineException
+import dev.gemma4edge.core.chat.Generation
+import dev.gemma4edge.core.chat.RunnerStats
+import dev.gemma4edge.core.prompt.Segment
+import dev.gemma4edge.core.text.Tokenizer
+import dev.gemma4edge.core.text.cut
+import java.io.File
+import org.pytorch.executorch.ExecutorchRuntimeException
+import org.pytorch.executorch.extension.llm.LlmCallback
+import org.pytorch.executorch.extension.llm.LlmGenerationConfig
+import org.pytorch.executorch.extension.llm.LlmModule
+import org.pytorch.executorch.extension.llm.LlmModuleConfig
+
+/** Positions that every `.pte` takes in one call; text is handed over in parts of so many tokens. */
+private const val STEP = 256
+
+/** The runner refuses higher temperatures. */
+private const val HOTTEST = 1f
+
+/**
+ * ExecuTorch's stock multimodal runner. It takes a temperature but neither top-k nor top-p, suppresses no tokens, and
+ * opens one sequence, which goes on from call to call.
+ *
+ * Weights are mapped, not read, and never locked.
+ */
+class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val tokenizer: Tokenizer) : Engine {
+    override val name = "LlmModule"
+    override val suppresses = false
+
+    @Volatile
+    private var stopped = false
+
+    private val module = asking {
+        LlmModule(
+            LlmModuleConfig
+                .create()
+                .modulePath(File(bundle, "executorch/model.pte").path)
+                .tokenizerPath(File(bundle, "tokenizer.json").path)
+                .modelType(LlmModuleConfig.MODEL_TYPE_MULTIMODAL)
+                .loadMode(LlmModuleConfig.LOAD_MODE_MMAP)
+                .numBos(0) // prompts spell theirs
+                .numEos(0)
+                .build()
+        ).also { it.load() }
+    }
+
+    override fun reset() = module.resetContext()
+
+    override fun generate(
+        segments: List<Segment>,
+        sampling: Sampling,
+        limit: Int,
+        onText: (String) -> Unit
+    ): Generation = asking {
+        stopped = false
+        val writing = Writing(onText, enough = { stopped || it >= limit }, stop = module::stop)
+        val parts = segments.flatMap(::parts)
+        parts.dropLast(1).forEach(::takeIn)
+        val last = parts.last() as Segment.Text // prompts end with the mark of the model's turn
+        module.generate(last.text, settings(sampling), writing)
+        writing.generation()
+    }
+
+    override fun stop() {
+        stopped = true
+        module.stop()
+    }
+
+    override fun close() = module.close()
+
+    private fun settings(sampling: Sampling) = LlmGenerationConfig
+        .create()
+        .echo(false)
+        .seqLen(manifest.limits.context)
+        .temperature(if (sampling.doSample) sampling.temperature.toFloat().coerceAtMost(HOTTEST) else 0f)
+        .build()
+
+    private fun parts(segment: Segment): List<Segment> =
+        if (segment is Segment.Text) tokenizer.cut(segment.text, STEP).map { Segment.Text(it) } else listOf(segment)
+
+    private fun takeIn(segment: Segment) = when (segment) {
+        is Segment.Text -> module.prefillPrompt(segment.text)
+
+        is Segment.Image -> segment.image.pixels.let {
+            module.prefillImages(it.values, it.size.width, it.size.height, 3)
+        }
+
+        // The runner calls the axes of raw frames bins and frames of a spectrogram.
+        is Segment.Clip -> segment.clip.frames.let { module.prefillAudio(it.values, 1, it.count, it.width) }
+    }
+
+    /** What the runner tells while it writes. */
+    private inner class Writing(
+        private val onText: (String) -> Unit,
+        private val enough: (Int) -> Boolean,
+        private val stop: () -> Unit
+    ) : LlmCallback {
+        private val begun = System.nanoTime()
+        private var first = 0.0
+        private var written = 0 // texts, which are tokens but where a character needs several
+        private var unseen = ""
+        private var stats: RunnerStats? = null
+        private var fault: String? = null
+
+        override fun onResult(result: String) {
+            if (written == 0) first = seconds()
+            written++
+            unseen = result
+            onText(result)
+            if (enough(written)) stop()
+        }
+
+        override fun onStats(stats: String) {
+            this.stats = RunnerStats.parse(stats)
+        }
+
+        override fun onError(errorCode: Int, message: String) {
+            fault = "$message ($errorCode)"
+        }
+
+        fun generation(): Generation {
+            fault?.let { throw EngineException("ExecuTorch stopped: $it. Is the prompt longer than the context?") }
+            val position = stats?.position ?: 0
+            return Generation(position, stats?.tokens ?: written, unseen, first, seconds() - first, end(position))
+        }
+
+        private fun end(position: Int) = when {
+            stopped -> End.USER
+            position >= manifest.limits.context - 1 -> End.CONTEXT
+            enough(written) -> End.LIMIT
+            else -> End.MODEL
+        }
+
+        private fun seconds() = (System.nanoTime() - begun) / 1e9
+    }
+}
+
+/** ExecuTorch's errors as ours. */
+internal fun <T> asking(block: () -> T): T = try {
+    block()
+} catch (error: ExecutorchRuntimeException) {
+    throw EngineException("ExecuTorch: ${error.message?.lineSequence()?.first()}", error)
+}

@@ -1,0 +1,35 @@
+package dev.gemma4edge.app.engine
+
+import java.io.File
+import kotlinx.serialization.SerialName
+import kotlinx.serialization.Serializable
+import kotlinx.serialization.json.Json
+
+/** What of `onnx/genai_config.json` a session needs. */
+@Serializable
+internal data class OnnxConfig(val model: Model, val search: Search) {
+    @Serializable
+    data class Model(val decoder: Graph, val embedding: Graph, val vision: Graph? = null, val speech: Graph? = null)
+
+    @Serializable
+    data class Graph(val filename: String, @SerialName("sliding_window") val window: Window? = null)
+
+    @Serializable
+    data class Window(@SerialName("window_size") val size: Int = 0, @SerialName("cache_slack") val slack: Int = 0)
+
+    @Serializable
+    data class Search(@SerialName("max_length") val context: Int)
+
+    /** Slots of a cache's axis by the axis's name. */
+    val slots: Map<String, Int>
+        get() {
+            val window = model.decoder.window ?: Window()
+            return mapOf("slots" to search.context, "window_slots" to minOf(search.context, window.size + window.slack))
+        }
+
+    companion object {
+        private val json = Json { ignoreUnknownKeys = true }
+
+        fun read(folder: File): OnnxConfig = json.decodeFromString(File(folder, "genai_config.json").readText())
+    }
+}

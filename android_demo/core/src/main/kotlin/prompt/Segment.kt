@@ -1,0 +1,51 @@
+package dev.gemma4edge.core.prompt
+
+import dev.gemma4edge.core.bundle.Dialogue
+import dev.gemma4edge.core.session.ModelInputs
+import dev.gemma4edge.core.text.Tokenizer
+
+/** A prompt as engines take it: text with the marks of media written out, and media between them. */
+sealed interface Segment {
+    data class Text(val text: String) : Segment
+
+    class Image(val image: Part.Image) : Segment
+
+    class Clip(val clip: Part.Clip) : Segment
+}
+
+/**
+ * [text] cut at its placeholders, where [media] stand.
+ *
+ * @throws IllegalArgumentException there are more or fewer placeholders, as somebody wrote one.
+ */
+fun cutAtMedia(dialogue: Dialogue, text: String, media: List<Part.Media>): List<Segment> {
+    val segments = ArrayList<Segment>()
+    var rest = text
+    var before = ""
+    for (medium in media) {
+        val marks = dialogue.marksOf(medium)
+        require(marks.placeholder in rest) { "a medium has no place in the prompt" }
+        segments += Segment.Text(before + rest.substringBefore(marks.placeholder) + marks.begin)
+        segments += if (medium is Part.Image) Segment.Image(medium) else Segment.Clip(medium as Part.Clip)
+        rest = rest.substringAfter(marks.placeholder)
+        before = marks.end
+    }
+    val written = dialogue.media.values.map { it.placeholder }.firstOrNull { it in rest }
+    require(written == null) { "leave out the mark $written, which stands for an image or a clip" }
+    return segments + Segment.Text(before + rest)
+}
+
+/** The same as ids, one placeholder for each soft token. */
+fun modelInputs(dialogue: Dialogue, tokenizer: Tokenizer, cell: Int, segments: List<Segment>): ModelInputs {
+    val images = segments.filterIsInstance<Segment.Image>().map { it.image.pixels.cut(cell) }
+    val clips = segments.filterIsInstance<Segment.Clip>().map { it.clip.frames }
+    val counts = (images.map { it.count }.iterator() to clips.map { it.count }.iterator())
+    val ids = segments.flatMap { segment ->
+        when (segment) {
+            is Segment.Text -> tokenizer.encode(segment.text).asList()
+            is Segment.Image -> List(counts.first.next()) { tokenizer.id(dialogue.marksOf(segment.image).soft) }
+            is Segment.Clip -> List(counts.second.next()) { tokenizer.id(dialogue.marksOf(segment.clip).soft) }
+        }
+    }
+    return ModelInputs(ids.toIntArray(), images, clips)
+}

@@ -1,0 +1,20 @@
+package dev.gemma4edge.core.session
+
+/**
+ * Cuts a prompt into steps of at most [longest] positions, none of them inside an image.
+ *
+ * @param inside which positions are an image's.
+ * @throws IllegalArgumentException an image is longer than a step.
+ */
+fun steps(inside: BooleanArray, longest: Int): List<IntRange> {
+    val found = ArrayList<IntRange>()
+    var start = 0
+    while (start < inside.size) {
+        var stop = minOf(start + longest, inside.size)
+        while (stop in start + 1 until inside.size && inside[stop] && inside[stop - 1]) stop--
+        require(stop > start) { "an image takes more than the $longest positions of a step: use a smaller one" }
+        found += start until stop
+        start = stop
+    }
+    return found
+}

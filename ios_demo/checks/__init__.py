@@ -1,0 +1,1 @@
+"""Checks of the iOS demo that need no Xcode: `make test-ios`."""
