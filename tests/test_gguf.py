@@ -10,8 +10,11 @@ import torch
 from transformers import AutoTokenizer
 
 from export import gguf as unpacking
+from export.checkpoint import CheckpointWeights
 from export.gguf import STAMP, unpack
 from export.models import find_model, model_name
+from export.quantize import quantize
+from export.recipes import RECIPES
 from export.sources import open_source
 from runtime.errors import UserError
 from runtime.sessions.reference import ReferenceSession
@@ -167,3 +170,33 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=told):
             unpack(path, tmp_path / "sources")
         assert not (tmp_path / "sources" / path.stem).exists()
+
+
+def test_codes_of_q4_0_are_kept(tmp_path: Path) -> None:
+    """Read out of the file's own blocks: each code times its scale in bf16, which all formats can hold. Groups with a
+    negative scale, which XNNPACK cannot, are counted, and are the control: they differ."""
+    path = tmp_path / "model.gguf"
+    write(path, "Q4_0")
+    record = quantize(open_source(unpack(path, tmp_path / "sources")), RECIPES["int4"], "model", tmp_path / "quantized")
+    weights, unfit = CheckpointWeights(tmp_path / "quantized"), 0
+    names = {f"blk.0.{theirs}.weight": f"model.layers.0.{ours}.weight" for theirs, ours in PROJECTIONS.items()}
+    for stored in (tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name in names):
+        codes, scales = blocks_of(stored)
+        found = torch.from_numpy(weights.dense(names[stored.name])).unflatten(1, (-1, 32))
+        positive = scales >= 2.0**-14  # fp16's normal numbers
+        assert torch.equal(found[positive], (codes * scales.bfloat16().float()[..., None])[positive])
+        assert positive.any() and not torch.equal(found, codes * scales[..., None])
+    for tensor in (tensor for tensor in gguf.GGUFReader(path).tensors if tensor.tensor_type.name == "Q4_0"):
+        unfit += int((blocks_of(tensor)[1] < 0).sum())
+    assert record.grid["unfit"] == unfit and record.grid["none"] == 0
+
+
+PROJECTIONS = {"attn_q": "self_attn.q_proj", "attn_output": "self_attn.o_proj", "ffn_down": "mlp.down_proj"}
+
+
+def blocks_of(tensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of Q4_0, 18 bytes each: an fp16 scale, then 16 low nibbles and 16 high ones. Codes [n, groups, 32], scales."""
+    blocks = tensor.data.reshape(tensor.data.shape[0], -1, 18)
+    scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0].astype(np.float32)
+    codes = np.concatenate([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], -1).astype(np.float32) - 8
+    return torch.from_numpy(codes), torch.from_numpy(scales)
