@@ -63,14 +63,15 @@ class BenchController(private val shared: Shared) {
 
     private fun bench(loaded: Loaded, work: Work, speed: EngineSpeed): Bench {
         val manifest = loaded.bundle.manifest
+        val machine = shared.device.machine()
         return Bench(
             bundle = loaded.bundle.folder.name,
             target = manifest.target,
             recipe = manifest.recipe.name,
             context = manifest.limits.context,
-            device = "app",
+            device = "app:${machine.name}",
             work = work,
-            machine = shared.device.machine(),
+            machine = machine,
             engines = listOf(speed),
             ratios = emptyList(),
             skipped = emptyMap(),
