@@ -24,7 +24,7 @@ import runtime.__main__
 import runtime.baseline
 from export.formats import choose_formats, require_supported
 from export.pipeline import Request, Summary, chosen_recipe
-from export.recipes import RECIPES
+from export.recipes import RECIPES, TARGETS
 from runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +136,10 @@ def test_an_export_that_no_test_makes_is_seen(workplace: Path) -> None:
         order_only(request)
     with pytest.raises(UserError, match="no model"):
         order_only(Request("ios", "no/such/one", "int4", [], 8192, False, Path("build"), Path("dist"), []))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_knows_each_targets_recipe(target: str) -> None:
+    """It needs the name for the folder of `make verify`."""
+    words = expand(["make", "export", f"TARGET={target}"])
+    assert words[words.index("--recipe") + 1] == TARGETS[target].recipe
