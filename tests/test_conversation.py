@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def test_an_interrupt_after_an_answer_keeps_the_conversation(bundle: Path) -> No
     command = [sys.executable, "-m", "runtime", "chat", str(bundle), "--greedy", "--limit", "4"]
     with (
         subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as chat,
+                         preexec_fn=own_terminal) as chat,
         os.fdopen(keyboard, "r+b", buffering=0) as keys,  # closing it ends what still runs there
     ):  # fmt: skip
         os.close(terminal)
@@ -201,13 +202,20 @@ def test_an_interrupt_after_an_answer_keeps_the_conversation(bundle: Path) -> No
     assert int(second.split("positions prefilled")[0].split()[-1]) < 30
 
 
+def own_terminal() -> None:
+    """Ctrl-C there interrupts, even if these tests run in the background of a shell, which has them ignore it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def answered(keys: IO[bytes], typed: str, *until: str) -> str:
-    """What a terminal shows after something was typed, up to these words, without colours."""
+    """What a terminal shows after something was typed, up to these words, without colours; within two minutes."""
     keys.write(typed.encode())
     shown = b""
     for text in until:
         start = len(shown)
         while text.encode() not in shown[start:]:
+            assert select.select([keys], [], [], 120)[0], f"no {text!r} in {shown!r}"
             shown += keys.read(1024)
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode())
 

@@ -62,18 +62,8 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
     /** `[positions, width]`: tokens, and soft tokens where their placeholders stand. */
     private fun embed(inputs: ModelInputs): FloatArray {
         val placeholders = setOfNotNull(tokens.image, tokens.audio)
-        val ids = LongArray(inputs.ids.size) {
-            (
-                if (inputs.ids[it] in
-                    placeholders
-                ) {
-                    tokens.pad
-                } else {
-                    inputs.ids[it]
-                }
-                ).toLong()
-        }
-        val rows = ids.asList().chunked(longest).map { embedTokens(it.toLongArray()) }.reduce(FloatArray::plus)
+        val ids = inputs.ids.map { if (it in placeholders) tokens.pad else it }.map(Int::toLong)
+        val rows = ids.chunked(longest).map { embedTokens(it.toLongArray()) }.reduce(FloatArray::plus)
         val width = rows.size / ids.size
         place(rows, width, inputs.ids, tokens.image, inputs.images.map { embedImage(it, width) })
         place(rows, width, inputs.ids, tokens.audio, inputs.clips.map(::embedClip))
