@@ -14,6 +14,7 @@ from runtime.errors import UserError
 from runtime.manifest import Dialogue, Marks, MediaKind, Medium, Tokens, ToolMarks
 from runtime.prompt import Message, Prompter, soft_tokens
 from runtime.reply import CALL, CALL_END, CHANNEL, CHANNEL_END, QUOTE
+from runtime.text_processor import NO_TEMPLATE
 
 USER, MODEL, SYSTEM, NAME, VALUE = "WORDU", "WORDM", "WORDS", "WORDN", "WORDV"  # no template has them
 SAMPLED: tuple[MediaKind, ...] = ("image", "audio")  # frames are written out as images
@@ -25,6 +26,8 @@ class Undescribed(Exception):
 
 def describe(prompter: Prompter, tokens: Tokens) -> tuple[Dialogue | None, dict[str, str]]:
     """The pieces, proven; None, or without tools, with the reasons by part (`all`, `tools`) where that cannot be."""
+    if getattr(prompter.processor, "continues", False):
+        return None, {"all": NO_TEMPLATE}
     try:
         dialogue = _turns(prompter, tokens)
         _prove(prompter, dialogue)

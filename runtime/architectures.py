@@ -9,6 +9,7 @@ from runtime.torchvision_shim import allow_torchvision
 # By `model_type`: the class of the whole model, and the prefix of its decoder's weights.
 CLASSES = {"gemma4_unified": "Gemma4UnifiedForConditionalGeneration", "gemma3_text": "Gemma3ForCausalLM"}
 DECODERS = {"gemma4_unified": "model.language_model", "gemma3_text": "model"}
+TEXT_ONLY = {"gemma3_text"}  # their checkpoints have a tokenizer alone
 EMBEDDING = ".embed_tokens.weight"  # ends its name
 
 

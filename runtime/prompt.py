@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.errors import UserError, first_line
 from runtime.sessions.base import ModelInputs
-from runtime.text_processor import TextProcessor
+from runtime.text_processor import open_processor
 from runtime.torchvision_shim import allow_torchvision
 from runtime.untrusted import require_file
 from runtime.video import Video, read_video
@@ -93,21 +93,17 @@ class Prompter:
             frames: sampled from a video, instead of the checkpoint's number.
         """
         allow_torchvision()
-        from transformers import AutoProcessor  # seconds to import, and the shim must come first
-
         for path in (folder / name for name in CONFIGURATION):
             if path.exists():
                 require_file(path, COPY, LARGEST_TOKENIZER)
         if not (folder / "tokenizer.model").exists():
             require_file(folder / "tokenizer.json", COPY)  # without it transformers makes an empty one
         try:
-            self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            self.processor = open_processor(folder)
         except Exception as error:  # the tokenizer's are of no type of their own
             raise UserError(
                 f"{folder}: its tokenizer and processor do not open ({first_line(error)}); {COPY}"
             ) from None
-        if not hasattr(self.processor, "tokenizer"):
-            self.processor = TextProcessor(self.processor)
         # More tokens than a model was made for are counted, and refused, where they do not fit the context.
         self.processor.tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
         self._frames = frames

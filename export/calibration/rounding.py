@@ -14,7 +14,7 @@ from export.schemes import Quantized, Rounding, Scheme, measure, pack, quantize_
 
 IN_LAYER = re.compile(r"\.layers\.(\d+)\.(.+)\.weight$")
 # An error of the tied embedding counts twice: in the head by what enters it, in the lookup every column alike.
-LOOKUP = 0.3
+LOOKUP = 1.0
 
 
 def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:
