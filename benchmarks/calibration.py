@@ -2,7 +2,7 @@
 
     python -m benchmarks.calibration [--pieces 2] [--recipe int4-gptq] [--folder build/benchmark]
 
-One layer of random weights with a small vocabulary, a few pieces of 512 random tokens. What depends on the tokens
+A sliding and a full layer of random weights with a small vocabulary, a few pieces of 512 random tokens. What depends on the tokens
 (passes, sums of X^T X) and what does not (factors, rounding) is told apart, and carried over to 48 layers and the
 pieces that exports calibrate on, without the embedding. Seconds are those of the processor: set OMP_NUM_THREADS=1.
 """
@@ -26,7 +26,7 @@ from export.recipes import PROJECTION, find_recipe
 from export.sources import open_source
 from runtime.sessions.base import ModelInputs
 
-LAYERS = 48  # of the 12B
+LAYERS, MEASURED = 48, 2  # of the 12B
 VOCABULARY = 8192
 
 
@@ -36,7 +36,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Emptied first and last.")] = Path("build/benchmark"),
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    write_checkpoint(folder / "source", 1, {"text_config": {"vocab_size": VOCABULARY}})
+    write_checkpoint(folder / "source", MEASURED, {"text_config": {"vocab_size": VOCABULARY}})
     source, rng = open_source(folder / "source"), np.random.default_rng(0)
     sequences = [ModelInputs(rng.integers(20, VOCABULARY, LENGTH)) for _ in range(pieces)]
     imported = psutil.Process().memory_info()
@@ -48,11 +48,11 @@ def main(
         seconds = time.process_time() - begun
     weights = sum(np.prod(some.shape) for name, some in source.tensors.items() if PROJECTION.search(name))
     fixed, by_piece = sum(rounding), (seconds - sum(rounding)) / pieces
-    layer = fixed + by_piece * PIECES
+    layer = (fixed + by_piece * PIECES) / MEASURED
     print(json.dumps({
-        "recipe": recipe, "pieces": pieces, "weights_of_the_layer": int(weights), "rounding_seconds": round(fixed, 1),
+        "recipe": recipe, "pieces": pieces, "weights": int(weights), "rounding_seconds": round(fixed, 1),
         "seconds_by_piece": round(by_piece, 2), f"layer_seconds_{PIECES}_pieces": round(layer),
-        "seconds_by_billion_weights": round(layer / weights * 1e9),
+        "seconds_by_billion_weights": round(layer * MEASURED / weights * 1e9),
         f"hours_{LAYERS}_layers": round(layer * LAYERS / 3600, 1),
         "anonymous_before": imported.rss - imported.shared, "anonymous_growth": peak[0],
     }))  # fmt: skip
