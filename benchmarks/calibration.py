@@ -3,8 +3,8 @@
     python -m benchmarks.calibration [--pieces 2] [--recipe int4-gptq] [--folder build/benchmark]
 
 A sliding and a full layer of random weights with a small vocabulary, a few pieces of 512 random tokens. What depends on
-the tokens (passes, sums of X^T X) and what does not (factors, rounding) is told apart, and carried over to 48 layers and
-the pieces that exports calibrate on, without the embedding. Seconds are those of the processor: set OMP_NUM_THREADS=1.
+the tokens (passes, sums of X^T X) and what does not (factors, rounding) is told apart, and carried over to 48 layers
+and the pieces that exports calibrate on, without the embedding. Seconds are the processor's: set OMP_NUM_THREADS=1.
 """
 
 import json

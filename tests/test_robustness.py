@@ -40,7 +40,10 @@ def newer(facts: Facts) -> Facts:
 
 
 MANIFESTS: dict[str, tuple[Callable[[Facts], Any], str]] = {
-    "newer": (newer, "made by a newer version (format_version 2, this one reads 1): update"),
+    "newer": (
+        newer,
+        f"made by a newer version (format_version {FORMAT_VERSION + 1}, this one reads {FORMAT_VERSION}): update",
+    ),
     "older": (lambda facts: facts | {"format_version": 0}, "export the bundle again"),
     "no version": (lambda facts: {}, "says no format_version"),
     "a list": (lambda facts: [facts], "holds no JSON object"),
@@ -205,7 +208,9 @@ def test_a_folder_where_a_file_should_be(checkpoint_copy: Path, tmp_path: Path) 
     (checkpoint_copy / "model.safetensors").unlink()
     (checkpoint_copy / "model.safetensors").mkdir()
     assert "model.safetensors" in told(export.__main__.app, "--model", str(checkpoint_copy))
-    assert "is a file: name the folder" in told(export.__main__.app, "--model", str(checkpoint_copy / "config.json"))
+    assert "is a file: name a GGUF file or the folder" in told(
+        export.__main__.app, "--model", str(checkpoint_copy / "config.json")
+    )
     assert "export" in refused("verify", str(checkpoint_copy / "config.json"))
 
 

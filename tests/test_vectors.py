@@ -1,6 +1,7 @@
 """Vectors for the apps: written the same each time, small, and held to what they are vectors of."""
 
 import json
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from runtime.report.page import write_report
 from tests.vectors.__main__ import TOPICS, write_vectors
 from tests.vectors.tiny import prompter
 
-LARGEST = 1 << 20  # bytes of a file
+LARGEST = 8 << 20  # bytes of a file; pictures are most
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,18 @@ def test_every_topic_is_written_the_same_each_time(folder: Path, tmp_path: Path)
     write_vectors(tmp_path)
     assert {path.stem for path in folder.iterdir()} == set(TOPICS)
     for path in folder.iterdir():
-        assert path.read_bytes() == (tmp_path / path.name).read_bytes() and path.stat().st_size < LARGEST
+        same = same_pictures if path.stem == "images" else dict.__eq__
+        assert same(read(folder, path.stem), read(tmp_path, path.stem)) and path.stat().st_size < LARGEST
         assert len(read(folder, path.stem)["about"]) > 40
+
+
+def same_pictures(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """But for one level of 255: torchvision does not resize to the same bytes each time."""
+    pairs = list(zip(first["cases"], second["cases"], strict=True))
+    resized = [[np.frombuffer(b64decode(case["patches"]), np.uint8).astype(int) for case in pair] for pair in pairs]
+    return all(one | {"patches": ""} == other | {"patches": ""} for one, other in pairs) and all(
+        one.shape == other.shape and abs(one - other).max() <= 1 for one, other in resized
+    )
 
 
 def wrong_prompts(folder: Path, dialogue: Dialogue) -> list[str]:

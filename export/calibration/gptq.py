@@ -18,7 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.rounding import DIGITS, RATIOS, SMALLEST_SCALE, _code, _representable
+from export.rounding import RATIOS, SMALLEST_SCALE, _code, _representable
 from export.schemes import Scheme
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it, as in the paper
@@ -110,7 +110,7 @@ def _round_group(
             largest = max(largest, abs(weights[row, k] + carried[row, k]))
         least, scales[row] = np.float32(np.inf), np.float32(0)
         for ratio in RATIOS:
-            scale = _representable(largest / highest * ratio, np.uint32(DIGITS - digits))
+            scale = _representable(largest / highest * ratio, digits)
             if scale == scales[row]:
                 continue
             loss = _try_scale(weights[row], carried[row], inner, importance, lowest, highest, scale, least,
