@@ -56,7 +56,7 @@ def bundle(exported: Path) -> Path:
 @pytest.fixture(scope="session")
 def executorch_bundle(exported: Path) -> Path:
     """Of the same quantized checkpoint, with its weights in a data file. Not to be changed."""
-    options = "--target", "android", "--formats", "executorch", "--data-file"
+    options = "--target", "android", "--recipe", "int4", "--formats", "executorch", "--data-file"
     once(exported.with_name("executorch"), lambda: export_to(exported, *options))
     return exported / "dist" / "android" / NAME
 
