@@ -1,7 +1,7 @@
 """Quantized checkpoint -> bundle: artifacts, processor files, goldens and manifest, verified and renamed into place."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -35,6 +35,7 @@ from runtime.manifest import (
     Verification,
     write_manifest,
 )
+from runtime.progress import Status
 from runtime.prompt import Prompter
 from runtime.references import choose_kind, open_reference
 from runtime.sessions.reference import memory_shortage
@@ -42,7 +43,6 @@ from runtime.verify import Checked, verify
 
 TOOLS = ("torch", "transformers", "compressed-tensors", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai",
          "executorch", "torchao", "coremltools")  # fmt: skip
-Status = Callable[[str], None]  # told what is going on
 GOLDENS, ARTIFACT, CHECKED = TypeAdapter(list[Golden]), TypeAdapter(Artifact), TypeAdapter(Checked)
 SCALES = TypeAdapter(dict[int, tuple[float, float]] | None)
 

@@ -16,10 +16,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from export.folders import locked, put_in_place, require_space, write_atomically
-from export.progress import progress
 from export.shards import Entry, ShardWriter
 from runtime.architectures import CLASSES, new_model
 from runtime.errors import UserError, first_line
+from runtime.progress import progress
 from runtime.tensors import SINGLE
 
 BLOCK = 2**22  # weights unpacked at once

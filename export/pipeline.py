@@ -1,15 +1,14 @@
 """The whole way, from what a user asks for to a verified bundle."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from export.bundle import Order, Status, make_bundle
+from export.bundle import Order, make_bundle
 from export.calibration.budget import read_budget
 from export.checkpoint import QuantizationRecord
 from export.folders import require_space
@@ -21,6 +20,7 @@ from export.quantize import quantize, quantized_bytes
 from export.recipes import TARGETS, Recipe, find_recipe
 from runtime.gates import GATES, override
 from runtime.manifest import Manifest, Record
+from runtime.progress import status
 from runtime.references import find_kind
 
 KEPT = {"exact": "kept exactly", "bf16": "kept to bf16", "scale": "kept but for the scale's last digits",
@@ -81,8 +81,8 @@ def export(request: Request) -> Summary:
     record = quantize(source, recipe, name, quantized, request.calibration, budget)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
                   request.data_file, kind)  # fmt: skip
-    with _status() as status:
-        manifest = make_bundle(order, bundle, status, gates)
+    with status() as told:
+        manifest = make_bundle(order, bundle, told, gates)
     return _summarize(manifest, record, bundle, time.monotonic() - begun)
 
 
@@ -98,13 +98,6 @@ def chosen_recipe(request: Request) -> Recipe:
 def _bytes_needed(quantized: Path, size: int, artifacts: int) -> int:
     """Before any work: an artifact is no larger than its checkpoint, give or take the width of scales."""
     return (0 if quantized.exists() else size) + artifacts * size * 5 // 4
-
-
-@contextmanager
-def _status() -> Iterator[Status]:
-    """What is going on, on stderr."""
-    with Console(stderr=True).status("opening") as line:
-        yield lambda text: line.update(escape(text))
 
 
 def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, seconds: float) -> Summary:

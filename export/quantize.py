@@ -22,7 +22,6 @@ from export.folders import locked, put_in_place, require_space, write_atomically
 from export.grid import Fit, keep_grid, lies_on_grid
 from export.packed import PackedSource
 from export.pool import worker_pool
-from export.progress import Advance, progress
 from export.recipes import PROJECTION, Recipe
 from export.schemes import INT4, Rounding, Scheme
 from export.shards import ShardWriter
@@ -31,6 +30,7 @@ from export.streaming import Job, TensorResult, stream_tensor
 from runtime import manifest
 from runtime.errors import UserError
 from runtime.manifest import RECORD
+from runtime.progress import Advance, progress
 
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
 VERSION = 1  # of the algorithm; work begun by another one is not resumed

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from export.grid import keep_grid
 from export.pool import in_order
-from export.progress import Advance
 from export.recipes import EMBEDDING
 from export.schemes import Quantized, Rounding, Scheme, dequantize, round_plainly
 from export.shards import Entry, bytes_of
 from export.sources import Source, Stored
 from runtime.errors import UserError
 from runtime.manifest import Record, TensorDigest
+from runtime.progress import Advance
 
 BLOCK = 2**18  # weights in one block: a few copies of it stay in a core's cache
 Write = Callable[[str, Tensor], None]  # appends rows to the tensor of this key

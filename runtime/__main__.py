@@ -1,8 +1,7 @@
 """Command line of the runtime: `python -m runtime verify BUNDLE`, and so chat, bench, report and inspect."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from rich.table import Table
 from runtime.errors import UserError, bad_input_told, printable
 from runtime.manifest import Measure, Verification
 from runtime.measures import group_rows, margin, worst_last
+from runtime.progress import status
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 LONGEST_INPUT = 1 << 24  # bytes of a line, more than the longest context has tokens for
@@ -50,12 +50,12 @@ def verify_command(
     from runtime.report.summary import append_summary
     from runtime.verify import verify
 
-    with bad_input_told(), progress() as status:
+    with bad_input_told(), status() as told:
         gates = override(GATES, gate or [])
         kind = find_kind(reference)
-        result = verify(bundle, quantized, source, evaluation, gates, only or [], status, kind)
+        result = verify(bundle, quantized, source, evaluation, gates, only or [], told, kind)
         if baseline:
-            result = compare(bundle, baseline, result, gates, status)
+            result = compare(bundle, baseline, result, gates, told)
         if junit:
             write_junit(result, bundle, junit)
         if markdown:
@@ -96,7 +96,7 @@ def chat_command(
     settings = Settings(engine, quantized, image or (), audio or (), video or (), image_tokens, frames, system, think,
                         tools, greedy, temperature, seed, limit)  # fmt: skip
     with bad_input_told():
-        with progress():
+        with status():
             conversation = open_conversation(bundle, settings)
         lines = iter(prompt) if prompt else _lines()
         talk(conversation, lines, settings, Console(), strict=bool(prompt))
@@ -187,8 +187,8 @@ def inspect_command(
     from runtime.inspection import show  # pydantic's models and engines take time to import
     from runtime.inspection.kinds import inspect
 
-    with bad_input_told(), progress() as status:
-        status(f"inspecting {printable(path)}")
+    with bad_input_told(), status() as told:
+        told(f"inspecting {printable(path)}")
         description = inspect(path)
     if json:
         typer.echo(description.model_dump_json(indent=1))
@@ -199,13 +199,6 @@ def inspect_command(
 def wide_console() -> Console:
     """On stdout, as wide as a terminal, or as tables need in a log."""
     return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """What is going on, on stderr."""
-    with Console(stderr=True).status("opening") as line:
-        yield lambda text: line.update(escape(text))
 
 
 def show(result: Verification, bundle: Path, console: Console) -> None:

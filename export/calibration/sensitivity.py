@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.calibration.statistics import Moments, input_of, watched
-from export.progress import progress
 from export.schemes import INT4, INT4_128, INT8, Scheme, dequantize, quantize_rows
 from runtime.manifest import Record
+from runtime.progress import progress
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.past import Past
 from runtime.sessions.reference import enough_threads

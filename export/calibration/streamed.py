@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from export.calibration.gptq import Factor, factorize, round_rows
 from export.calibration.statistics import Moments, input_of, watched
 from export.pool import in_order, worker_pool
-from export.progress import progress
 from export.recipes import Recipe
 from export.schemes import Scheme, dequantize_codes, pack
 from export.sources import Source
 from runtime.errors import UserError
+from runtime.progress import progress
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.past import Past
 from runtime.sessions.reference import enough_threads
