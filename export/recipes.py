@@ -12,7 +12,7 @@ PROJECTION = re.compile(r"\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight$")
 EMBEDDING = re.compile(r"(\.embed_tokens|^lm_head)\.weight$")
 
 # plain: least squared error. weighted: the same, each input counting by its mean square on calibration data.
-# compensated: GPTQ on calibration data, for weights with groups; others are weighted.
+# compensated: GPTQ on calibration data.
 Method = Literal["plain", "weighted", "compensated"]
 Predicate = Callable[[str], Scheme | None]  # name of a weight -> its scheme; None: untouched
 
@@ -51,6 +51,7 @@ RECIPES = {
         Recipe("int4-embed8", "int4 in groups of 32, embedding int8 by row", decoder(INT4, INT8)),
         Recipe("int4-kv8", "int4 in groups of 32, key-value cache int8", decoder(INT4, INT4), kv_bits=8),
         Recipe("int8", "int8 by row, embedding included", decoder(INT8, INT8)),
+        Recipe("int8-gptq", "as int8, codes by calibration data", decoder(INT8, INT8), "compensated"),
         Recipe("auto", "int4 in groups of 128 or 32 or int8, by sensitivity", decoder(INT8, INT8), "compensated", True),
         Recipe("float", "unquantized, for small models and debugging", lambda name: None),
     )

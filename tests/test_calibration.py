@@ -19,7 +19,7 @@ from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.models import EMBEDDED
 from export.quantize import quantize
 from export.recipes import RECIPES
-from export.schemes import INT4, INT4_128, Scheme, dequantize, dequantize_codes, quantize_rows
+from export.schemes import INT4, INT4_128, INT8, Scheme, dequantize, dequantize_codes, quantize_rows
 from export.sources import open_source
 from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
@@ -47,8 +47,10 @@ def loss(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
 
 # GPTQ
 
+SCHEMES = INT4, INT4_128, INT8
 
-def gptq_of_the_paper(weight: Tensor, hessian: Tensor, scales: Tensor, order: Tensor) -> Tensor:
+
+def gptq_of_the_paper(weight: Tensor, hessian: Tensor, scales: Tensor, order: Tensor, scheme: Scheme) -> Tensor:
     """Algorithm 1 of arXiv:2210.17323 for given scales [rows, columns]: every column, in order, updates all that follow
     by the Cholesky factor of the inverse Hessian. In fp64, without blocks."""
     weight, scales = weight[:, order].double(), scales[:, order].double()
@@ -57,7 +59,7 @@ def gptq_of_the_paper(weight: Tensor, hessian: Tensor, scales: Tensor, order: Te
     inverse = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     rounded = torch.zeros_like(weight)
     for k in range(weight.shape[1]):
-        code = (weight[:, k] / scales[:, k]).round().clamp(-8, 7)
+        code = (weight[:, k] / scales[:, k]).round().clamp(scheme.lowest, scheme.highest)
         rounded[:, k] = code * scales[:, k]
         error = (weight[:, k] - rounded[:, k]) / inverse[k, k]
         weight[:, k:] -= error[:, None] * inverse[k, k:]
@@ -66,32 +68,39 @@ def gptq_of_the_paper(weight: Tensor, hessian: Tensor, scales: Tensor, order: Te
     return found.float()
 
 
-@pytest.mark.parametrize("scheme", [INT4, INT4_128], ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_codes_are_those_of_the_paper(scheme: Scheme) -> None:
     weight, inputs = correlated(24, 256)
     hessian = inputs.T @ inputs
-    factor = factorize(hessian.clone(), scheme.groups(1) or 32 if scheme.group is None else scheme.group)
+    factor = factorize(hessian.clone(), scheme)
     codes, scales = round_rows(weight, factor, scheme)
     by_column = scales.repeat_interleave(scheme.group or 256, 1)
-    wanted = gptq_of_the_paper(weight, hessian, by_column, factor.order.flip(0))
+    wanted = gptq_of_the_paper(weight, hessian, by_column, factor.order.flip(0), scheme)
     same = (dequantize_codes(codes, scales) - wanted).abs() < 1e-6
     assert same.all(1).float().mean() > 0.9, "but for rows in which fp32 rounds some half the other way"
-    plainly = (weight / by_column).round().clamp(-8, 7) * by_column
+    plainly = (weight / by_column).round().clamp(scheme.lowest, scheme.highest) * by_column
     assert not (plainly == wanted).all(1).any(), "control: the paper's codes are not those of plain rounding"
 
 
-@pytest.mark.parametrize("scheme", [INT4, INT4_128], ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_loses_less_than_plain_rounding(scheme: Scheme) -> None:
     weight, inputs = correlated(24, 256)
     hessian = inputs.T @ inputs
-    assert scheme.group
-    compensated = dequantize_codes(*round_rows(weight, factorize(hessian.clone(), scheme.group), scheme))
+    compensated = dequantize_codes(*round_rows(weight, factorize(hessian.clone(), scheme), scheme))
     plain, weighted = (quantize_rows(weight, scheme, some) for some in (None, hessian.diagonal().contiguous()))
     by_rounding = [loss(weight, dequantize(q.packed, q.scales, scheme), hessian) for q in (plain, weighted)]
     assert loss(weight, compensated, hessian) < 0.5 * min(by_rounding)
     turned = hessian.roll(1, 0).roll(1, 1)
-    misled = dequantize_codes(*round_rows(weight, factorize(turned, scheme.group), scheme))
+    misled = dequantize_codes(*round_rows(weight, factorize(turned, scheme), scheme))
     assert loss(weight, misled, hessian) > loss(weight, compensated, hessian) * 2, "control: inputs of other columns"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_scales_have_no_more_digits_than_all_formats_hold(scheme: Scheme) -> None:
+    weight, inputs = correlated(24, 256)
+    scales = round_rows(weight, factorize(inputs.T @ inputs, scheme), scheme)[1].double()
+    digits = torch.frexp(scales)[0] * 2**scheme.scale_digits
+    assert (digits == digits.round()).all() and (digits / 2 != (digits / 2).round()).any(), "and use them all"
 
 
 def test_scales_are_weighted_by_the_inputs() -> None:
@@ -110,7 +119,7 @@ def test_inputs_that_never_vary() -> None:
     """A Hessian of low rank, and one of nothing at all."""
     weight, inputs = correlated(8, 64)
     for hessian in (inputs[:3].T @ inputs[:3], torch.zeros(64, 64)):
-        codes, scales = round_rows(weight, factorize(hessian, 32), INT4)
+        codes, scales = round_rows(weight, factorize(hessian, INT4), INT4)
         assert torch.isfinite(dequantize_codes(codes, scales)).all() and codes.any()
 
 

@@ -6,7 +6,8 @@ rounded from the last to the first, each together with what the errors after it 
 inverse of H (Chee et al. 2023, arXiv:2307.13304, theorem 6, have the equivalence).
 
 Columns that matter most are rounded first. Those of a group stay together, so that the group's scale can be chosen when
-its turn comes: by the very sum above, for each candidate.
+its turn comes: by the very sum above, for each candidate. A scale of a whole row is chosen before, by its columns'
+squared errors, each times the squares of what enters there; then columns go in blocks.
 """
 
 from dataclasses import dataclass
@@ -18,30 +19,31 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.rounding import RATIOS, SMALLEST_SCALE, _code, _representable
+from export.rounding import RATIOS, SMALLEST_SCALE, _code, _representable, round_groups
 from export.schemes import Scheme
 
+BLOCK = 32  # columns that are rounded together where a scale is that of a row
 DAMPING = 0.01  # of the mean of H's diagonal, added to it, as in the paper
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A Hessian made ready for a group size."""
+    """A Hessian made ready for a scheme."""
 
     order: Tensor  # int64 [n]: column i of the permuted weight was column order[i]
     lower: Tensor  # fp32 [n, n]: L of the permuted, damped H, each column divided by its diagonal
     importance: Tensor  # fp32 [n]: the squares of that diagonal
-    group: int
+    moments: Tensor  # fp32 [n]: H's own diagonal, of the columns in their own order
+    group: int  # columns that are rounded together: those of a scale, or a block
 
 
-def factorize(hessian: Tensor, group: int, damping: float = DAMPING) -> Factor:
+def factorize(hessian: Tensor, scheme: Scheme, damping: float = DAMPING) -> Factor:
     """
     Args:
-        hessian: fp32 [n, n], X^T X; used up, to save a copy.
-        group: columns that share a scale, a divisor of n.
+        hessian: fp32 [n, n], X^T X; its groups, or blocks of 32 where the scheme has none, divide n.
     """
-    diagonal = hessian.diagonal().clone()
+    group, diagonal = scheme.group or BLOCK, hessian.diagonal().clone()
     order = _order(diagonal, group)
     permuted = hessian[order][:, order]
     mean = float(diagonal.mean()) or 1.0
@@ -52,7 +54,7 @@ def factorize(hessian: Tensor, group: int, damping: float = DAMPING) -> Factor:
             break
         damping *= 10  # fp32 takes H for indefinite
     pivots = lower.diagonal().clone()
-    return Factor(order, lower.div_(pivots), pivots.square(), group)
+    return Factor(order, lower.div_(pivots), pivots.square(), diagonal, group)
 
 
 def _order(diagonal: Tensor, group: int) -> Tensor:
@@ -66,7 +68,8 @@ def round_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> tuple[Tensor, Te
     """fp32 [rows, n] -> codes int8 [rows, n], scales fp32 [rows, groups]."""
     weights = rows[:, factor.order].contiguous()
     errors, codes = torch.zeros_like(weights), torch.zeros(weights.shape, dtype=torch.int8)
-    scales = torch.zeros(len(rows), weights.shape[1] // factor.group)
+    scales = torch.zeros(len(rows), scheme.groups(weights.shape[1]))
+    given = torch.zeros(len(rows)) if scheme.group else scales_of_rows(rows, factor, scheme)
     limits = np.float32(scheme.lowest), np.float32(scheme.highest)
     for start in reversed(range(0, weights.shape[1], factor.group)):
         stop = start + factor.group
@@ -74,20 +77,26 @@ def round_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> tuple[Tensor, Te
         inner = factor.lower[start:stop, start:stop].T.contiguous()
         found = _round_group(
             weights[:, start:stop].contiguous().numpy(), carried.numpy(), inner.numpy(),
-            factor.importance[start:stop].numpy(), *limits, scheme.scale_digits,
+            factor.importance[start:stop].numpy(), *limits, scheme.scale_digits, given.numpy(),
         )  # fmt: skip
-        codes[:, start:stop], scales[:, factor.order[start] // factor.group], errors[:, start:stop] = (
-            torch.from_numpy(array) for array in found
-        )
+        index = factor.order[start] // factor.group if scheme.group else 0
+        codes[:, start:stop], scales[:, index], errors[:, start:stop] = map(torch.from_numpy, found)
     unordered = torch.empty_like(codes)
     unordered[:, factor.order] = codes
     return unordered, scales
 
 
+def scales_of_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> Tensor:
+    """fp32 [rows]"""
+    limits = np.float32(scheme.lowest), np.float32(scheme.highest)
+    importance = factor.moments[None].numpy()
+    return torch.from_numpy(round_groups(rows.contiguous().numpy(), *limits, scheme.scale_digits, importance)[1])
+
+
 @compiled
 def _round_group(
     weights: NDArray[np.float32], carried: NDArray[np.float32], inner: NDArray[np.float32],
-    importance: NDArray[np.float32], lowest: np.float32, highest: np.float32, digits: int,
+    importance: NDArray[np.float32], lowest: np.float32, highest: np.float32, digits: int, given: NDArray[np.float32],
 ) -> Any:  # fmt: skip
     """Codes [rows, size], scales [rows] and errors [rows, size] of one group.
 
@@ -98,6 +107,7 @@ def _round_group(
         importance: [size]
         lowest, highest: of the codes.
         digits: significant bits of a scale.
+        given: [rows], scales; 0: choose one.
     """
     size = weights.shape[1]
     codes = np.empty(weights.shape, np.int8)
@@ -105,6 +115,11 @@ def _round_group(
     errors = np.empty(weights.shape, np.float32)
     trial_codes, trial_errors = np.empty(size, np.int8), np.empty(size, np.float32)
     for row in range(len(weights)):
+        if given[row]:
+            scales[row] = given[row]
+            _try_scale(weights[row], carried[row], inner, importance, lowest, highest, given[row], np.float32(np.inf),
+                       codes[row], errors[row])  # fmt: skip
+            continue
         largest = np.float32(0)
         for k in range(size):
             largest = max(largest, abs(weights[row, k] + carried[row, k]))

@@ -31,9 +31,9 @@ def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Roun
 def _head_rounding(scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:
     moments = load_file(folder / f"{HEAD}.safetensors")[MOMENTS]
     moments.diagonal().add_(LOOKUP * moments.diagonal().mean())
-    if scheme.group is None or recipe.method != "compensated":
+    if recipe.method != "compensated":
         return Weighted(moments.diagonal().clone())
-    return Compensated(moments, scheme.group)
+    return Compensated(moments, scheme)
 
 
 class Weighted:
@@ -60,8 +60,8 @@ class StoredCodes:
 class Compensated:
     """GPTQ, for a weight whose inputs are known by their moments."""
 
-    def __init__(self, moments: Tensor, group: int) -> None:
-        self.factor = factorize(moments, group)
+    def __init__(self, moments: Tensor, scheme: Scheme) -> None:
+        self.factor = factorize(moments, scheme)
 
     def __call__(self, rows: Tensor, start: int, scheme: Scheme) -> Quantized:
         codes, scales = round_rows(rows, self.factor, scheme)

@@ -128,16 +128,14 @@ class _Layer:
                 yield name, scheme
 
     def _round(self, schemes: dict[str, Scheme], moments: dict[str, Moments], pool: Executor) -> dict[str, Tensor]:
-        """Codes and scales of linears with groups; their weights become what these stand for."""
+        """Codes and scales of linears; their weights become what these stand for."""
         found: dict[str, Tensor] = {}
         for shared, these in moments.items():
             members = [name for name in schemes if input_of(name) == shared]
-            for group in dict.fromkeys(schemes[name].group for name in members):
-                if group is None:
-                    continue
-                factor = factorize(these.sums, group)
-                for name in (name for name in members if schemes[name].group == group):
-                    found |= self._round_linear(name, schemes[name], factor, pool)
+            for scheme in dict.fromkeys(schemes[name] for name in members):
+                factor = factorize(these.sums, scheme)
+                for name in (name for name in members if schemes[name] == scheme):
+                    found |= self._round_linear(name, scheme, factor, pool)
             these.sums = torch.zeros(0)
         return found
 

@@ -222,7 +222,8 @@ class StreamedModel:
         hidden = self.stem.model(**tensors_of(inputs, self.dtype), **given, use_cache=False).last_hidden_state
         rotate = self.decoder.rotary_emb
         masks = given["attention_mask"]
-        rotations = {kind: rotate(hidden, given["position_ids"], kind) for kind in masks}
+        kinds = set(self.decoder.config.layer_types)  # of a model of one layer, fewer than the masks are made for
+        rotations = {kind: rotate(hidden, given["position_ids"], kind) for kind in kinds}
         return Flow(hidden, past, KVSharingDict(None), masks, rotations)
 
     def normed(self, hidden: Tensor) -> Tensor:
