@@ -6,12 +6,12 @@ Random int4 decoders, 15 million weights a layer. What memory grows by with the 
 asks for before it begins (`Format.memory`).
 """
 
-import ctypes
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.measuring import anonymous_peak, by_layers, size
+from runtime import heap
 from tests import random_models as models
 
 WIDTHS = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=8, head_dim=128, global_head_dim=128)
@@ -26,7 +26,7 @@ def measure(layers: int) -> dict[str, float]:
 
     config = models.random_config(vision=False, audio=False, num_hidden_layers=layers, **WIDTHS)
     model, weights = quantize(models.random_model(config), INT4)
-    ctypes.CDLL(None).malloc_trim(0)  # transformers' model is gone; the peak must not hide in what it leaves free
+    heap.trim()  # transformers' model is gone; the peak must not hide in what it leaves free
     begun = time.perf_counter()
     with TemporaryDirectory() as folder, anonymous_peak() as peak:
         write_coreai(model, weights, Path(folder), Sizes(context=128, step=64, image_tokens=16, audio_tokens=8))

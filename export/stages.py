@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from export.folders import write_atomically
+from runtime import heap
 
 Result = TypeVar("Result")
 CODE = "export", "runtime"  # packages whose code decides what comes out
@@ -38,6 +39,7 @@ class Stages:
             return kind.validate_python(self._done[name])
         shutil.rmtree(self._folder / name, ignore_errors=True)
         result = work()
+        heap.trim()  # of what the next stage has no use for
         self._done[name] = kind.dump_python(result, mode="json")
         write_atomically(self._record, json.dumps({"plan": self._plan, "done": self._done}))
         return result

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from runtime import heap
 from runtime.architectures import decoder_prefix, new_model
 from runtime.errors import UserError
 from runtime.greedy import Greedy
@@ -213,6 +214,7 @@ class StreamedModel:
             yield layer
         finally:
             layer.to_empty(device="meta")
+            heap.trim()
 
     def begin(self, inputs: ModelInputs, past: Past) -> Flow:
         """Embeddings, soft tokens in place, by transformers' own forward."""
