@@ -30,6 +30,7 @@ from runtime.tensors import Tensors
 
 HEAD = "lm_head"
 HEAD_ROWS = 2**13  # of the vocabulary at once
+TRIMMED = 2**26  # bytes of a layer that are worth the 20 ms of a trim
 Status = Callable[[str], None]  # told what is going on
 
 
@@ -213,8 +214,10 @@ class StreamedModel:
         try:
             yield layer
         finally:
+            size = sum(tensor.nbytes for tensor in layer.parameters())
             layer.to_empty(device="meta")
-            heap.trim()
+            if size > TRIMMED:
+                heap.trim()
 
     def begin(self, inputs: ModelInputs, past: Past) -> Flow:
         """Embeddings, soft tokens in place, by transformers' own forward."""
