@@ -1,5 +1,6 @@
 """No remedy changes a byte of a `.pte`, every weight comes back out of it, and every linear is in a delegate."""
 
+import gc
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,13 +21,13 @@ from export.lowering.executorch_patches.weightless import weightless
 from export.lowering.executorch_program import export_methods, lower
 from export.lowering.executorch_streams import Sources, Stream
 from export.schemes import INT4, INT8, Scheme
-from export.weights import MemoryWeights, Packed
+from export.weights import FloatTwin, MemoryWeights, Packed
 from runtime.errors import UserError
 from runtime.manifest import TensorDigest
 from runtime.readback_executorch import ExecutorchWeights, differences, undelegated
 from runtime.sessions.executorch import DATA_FILE, FILE, ExecutorchSession
 from tests import random_models as models
-from tests.executorch_models import SIZES, Lowered, constants
+from tests.executorch_models import SHALLOW, SIZES, Lowered, constants
 from tests.executorch_models import lower as lower_model
 from tests.parity import logits_of, quantize
 
@@ -134,6 +135,26 @@ def test_control_one_flipped_bit_is_found(lowered: Lowered, tmp_path: Path) -> N
     data[data.index(codes) + len(codes) // 2] ^= 0x10
     (tmp_path / FILE).write_bytes(data)
     assert [difference.name for difference in differences(tmp_path, digests(lowered))] == [name]
+
+
+def test_weights_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A float twin's are in memory, and caches of torch and ExecuTorch outlive the lowering."""
+    reference = models.random_model(models.random_config(vision=False, audio=False, vocab_size=1021, **SHALLOW))
+    model, weights = quantize(reference, INT4)
+
+    def left() -> int:
+        gc.collect()
+        tables = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (1021, model.text.hidden)]
+        return len(tables)
+
+    before = left()
+    lower_model(model, FloatTwin(weights), tmp_path)
+    assert left() == before
+    monkeypatch.setattr(executorch_program, "_forget", lambda: None)
+    lower_model(model, FloatTwin(weights), tmp_path)
+    assert left() > before, "control: nobody empties the caches"
+    monkeypatch.undo()
+    executorch_program._forget()
 
 
 def test_every_linear_is_delegated(lowered: Lowered) -> None:

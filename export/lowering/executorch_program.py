@@ -22,6 +22,7 @@ from executorch.exir import (
 from executorch.exir.backend.utils import is_same_node
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 
 from export.config import Model
@@ -138,8 +139,14 @@ def lower(
     )
     with stored_once():
         program = edge.to_executorch(config)
-    is_same_node.cache_clear()  # it would hold graphs with all their weights for good: three times a twin's embedding
+    _forget()
     return program
+
+
+def _forget() -> None:
+    """Empties caches that would hold graphs, and these their weights: three times a float twin's embedding."""
+    is_same_node.cache_clear()
+    FakeTensorMode.cache_clear()
 
 
 def _partitioner() -> XnnpackPartitioner:
