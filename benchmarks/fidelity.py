@@ -73,7 +73,8 @@ def main(
     folder, names = unpack(find_model(model), build / "sources"), recipes.split()
     pieces = list(_pieces(folder, brown(text), tokens))
     source = read(folder, pieces)
-    rows, reads = {}, {}
+    rows: dict[str, dict[str, float | None]] = {}
+    reads: dict[str, Read] = {}
     for name in names:
         recipe, begun = find_recipe(name), time.process_time()
         out = build / "quantized" / f"{model_name(model)}-{name}"
@@ -83,7 +84,7 @@ def main(
                       "quantize_cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
         reads[name] = read(out, pieces)
     for peer in map(Path, peers.split()):
-        rows[peer.stem] = {"bits": round(_bits(peer), 3), "quantize_cpu_seconds": 0}
+        rows[peer.stem] = {"bits": round(_bits(peer), 3), "quantize_cpu_seconds": None}  # made elsewhere
         reads[peer.stem] = read(unpack(peer, build / "sources"), pieces)
     perplexity, found = compare(source, reads, pieces)
     count = sum(len(piece) - 1 for piece in pieces)
@@ -157,11 +158,11 @@ def _loss(logits: Tensor, norm: Tensor, following: Tensor) -> float:
     return float((norm - logits.gather(1, following)[:, 0]).sum())
 
 
-def _show(rows: dict[str, dict[str, float]]) -> None:
+def _show(rows: dict[str, dict[str, float | None]]) -> None:
     columns = list(next(iter(rows.values())))
     table = Table("recipe", *columns, box=None)
     for name, row in rows.items():
-        table.add_row(name, *map(str, row.values()))
+        table.add_row(name, *("" if value is None else str(value) for value in row.values()))
     Console(stderr=True).print(table)
 
 

@@ -15,6 +15,7 @@ from runtime.errors import UserError
 from runtime.gates import Gate, Gates, measured
 from runtime.manifest import Manifest, Measure, Verification, read_manifest
 from runtime.measures import worst_last
+from runtime.progress import Status
 from runtime.sessions.base import ModelInputs
 from runtime.units import size
 
@@ -32,7 +33,7 @@ Growth = tuple[str, str | None, str | None, float, float]  # name, engine, modal
 
 
 def compare(
-    bundle: Path, baseline: Path, found: Verification, gates: Gates, status: Callable[[str], None] = lambda text: None
+    bundle: Path, baseline: Path, found: Verification, gates: Gates, status: Status = lambda text: None
 ) -> Verification:
     """The verification of a bundle, and what grew since the baseline's, as shares of what that was.
 
@@ -137,9 +138,7 @@ def _why_no_race(old: Manifest, new: Manifest) -> str | None:
     return None
 
 
-def _race(
-    baseline: Path, bundle: Path, old: Manifest, new: Manifest, gate: Gate, status: Callable[[str], None]
-) -> Iterator[Growth]:
+def _race(baseline: Path, bundle: Path, old: Manifest, new: Manifest, gate: Gate, status: Status) -> Iterator[Growth]:
     """Engines that both have, by turns: what a round's noise does to one bundle it does to the other."""
     prompt = ModelInputs(np.resize(plain_tokens(new), PROMPT))
     for name in _common(old, new):

@@ -1,6 +1,6 @@
 """What a verification works on. Costly things are opened once, when a check first asks for them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from runtime.evaluation import Evaluation, read_evaluation
 from runtime.gates import Gate, Gates, measured
 from runtime.goldens import Golden
 from runtime.manifest import Manifest, Measure, ReferenceKind
+from runtime.progress import Status
 from runtime.prompt import MediaTokens, Prompter
 from runtime.readback_executorch import ExecutorchWeights
 from runtime.references import Reference, choose_kind, open_reference
@@ -33,7 +34,7 @@ class Job:
     quantized: Path | None = None  # checkpoint
     source: Path | None = None  # checkpoint
     evaluation: Path | None = None  # held-out data
-    status: Callable[[str], None] = lambda text: None  # told what goes on
+    status: Status = lambda text: None  # told what goes on
     wanted_kind: ReferenceKind = "whole"  # of reference
     hashed: bool = False  # whether the manifest's checksums are of this moment
     skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why

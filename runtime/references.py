@@ -1,6 +1,6 @@
 """The model that engines are judged by: transformers' own, whole in memory or streamed through it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from runtime.errors import UserError
 from runtime.greedy import Greedy
 from runtime.manifest import ReferenceKind, Tokens
+from runtime.progress import Status
 from runtime.sessions.base import ModelInputs, Positions
 from runtime.sessions.past import Scales
 from runtime.sessions.reference import Blocks, ReferenceSession, memory_shortage
@@ -55,7 +56,7 @@ def choose_kind(checkpoint: Path, wanted: ReferenceKind) -> ReferenceKind:
 
 def open_reference(
     checkpoint: Path, kind: ReferenceKind, dtype: torch.dtype = torch.float32,
-    status: Callable[[str], None] = lambda text: None,
+    status: Status = lambda text: None,
 ) -> Reference:  # fmt: skip
     """
     Args:

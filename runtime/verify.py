@@ -23,6 +23,7 @@ from runtime.errors import UserError, first_line
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
 from runtime.manifest import QUANTIZED, RECORD, Measure, Record, ReferenceKind, Verification, read_manifest
+from runtime.progress import Status
 from runtime.sessions.reference import memory_shortage
 from runtime.untrusted import read_object
 
@@ -67,7 +68,7 @@ Once = Callable[[str, Callable[[], Checked]], Checked]  # a check's name and the
 
 def verify(
     bundle: Path, quantized: Path | None = None, source: Path | None = None, evaluation: Path | None = None,
-    gates: Gates = GATES, only: Collection[str] = (), status: Callable[[str], None] = lambda text: None,
+    gates: Gates = GATES, only: Collection[str] = (), status: Status = lambda text: None,
     reference: ReferenceKind = "whole",
     hashed: bool = False,
     once: Once = lambda name, check: check(),
@@ -114,7 +115,7 @@ def verify(
 
 def make_job(
     bundle: Path, quantized: Path | None, source: Path | None, evaluation: Path | None, gates: Gates,
-    status: Callable[[str], None], reference: ReferenceKind = "whole",
+    status: Status, reference: ReferenceKind = "whole",
 ) -> Job:  # fmt: skip
     """Looks for what was not named, in its usual place."""
     for path in filter(None, (quantized, source, evaluation)):

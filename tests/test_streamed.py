@@ -126,8 +126,9 @@ def test_texts_grow_together_as_they_would_alone(whole: ReferenceSession, stream
     assert max(errors([text.logits for text in found], [text.logits for text in wanted])) < BAR
 
 
-def test_unembedded_modalities_are_no_hindrance(tmp_path: Path) -> None:
-    model = random_model(random_config(vision=False, audio=False, num_hidden_layers=2))
+@pytest.mark.parametrize("kinds", [["sliding_attention", "full_attention"], ["full_attention"]], ids=len)
+def test_models_without_media_and_without_one_kind_of_layer(tmp_path: Path, kinds: list[str]) -> None:
+    model = random_model(random_config(vision=False, audio=False, num_hidden_layers=len(kinds), layer_types=kinds))
     folder = models.save(model, tmp_path)
     found = read_all(StreamedReference.open(folder), PROMPTS[:1])
     assert errors(found, [reference_logits(model, PROMPTS[0])])[0] < BAR

@@ -69,7 +69,7 @@ def round_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> tuple[Tensor, Te
     weights = rows[:, factor.order].contiguous()
     errors, codes = torch.zeros_like(weights), torch.zeros(weights.shape, dtype=torch.int8)
     scales = torch.zeros(len(rows), scheme.groups(weights.shape[1]))
-    given = torch.zeros(len(rows)) if scheme.group else scales_of_rows(rows, factor, scheme)
+    given = torch.zeros(len(rows)) if scheme.group else _scales_of_rows(rows, factor, scheme)
     limits = np.float32(scheme.lowest), np.float32(scheme.highest)
     for start in reversed(range(0, weights.shape[1], factor.group)):
         stop = start + factor.group
@@ -86,8 +86,8 @@ def round_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> tuple[Tensor, Te
     return unordered, scales
 
 
-def scales_of_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> Tensor:
-    """fp32 [rows]"""
+def _scales_of_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> Tensor:
+    """fp32 [rows, n] -> [rows], of least squared error weighted by H's diagonal."""
     limits = np.float32(scheme.lowest), np.float32(scheme.highest)
     importance = factor.moments[None].numpy()
     return torch.from_numpy(round_groups(rows.contiguous().numpy(), *limits, scheme.scale_digits, importance)[1])

@@ -5,7 +5,7 @@ weight is the largest of all, is multiplied some rows at a time.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -22,6 +22,7 @@ from runtime.architectures import decoder_prefix, new_model
 from runtime.errors import UserError
 from runtime.greedy import Greedy
 from runtime.manifest import Tokens
+from runtime.progress import Status
 from runtime.scratch import scratch
 from runtime.sessions.base import ModelInputs, Positions
 from runtime.sessions.past import Past, Scales
@@ -31,7 +32,6 @@ from runtime.tensors import Tensors
 HEAD = "lm_head"
 HEAD_ROWS = 2**13  # of the vocabulary at once
 TRIMMED = 2**26  # bytes of a layer that are worth the 20 ms of a trim
-Status = Callable[[str], None]  # told what is going on
 
 
 class StreamedReference:
