@@ -21,7 +21,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from gguf import GGUFReader
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -109,6 +108,8 @@ def _pieces(folder: Path, documents: dict[str, str], wanted: int) -> Iterator[ND
 
 def _bits(gguf: Path) -> float:
     """Per weight, of all matrices."""
+    from gguf import GGUFReader  # optional, as GGUF sources are
+
     matrices = [tensor for tensor in GGUFReader(gguf).tensors if len(tensor.shape) > 1]
     return 8 * sum(int(tensor.n_bytes) for tensor in matrices) / sum(int(tensor.n_elements) for tensor in matrices)
 
