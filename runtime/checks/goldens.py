@@ -1,6 +1,7 @@
 """Do the real engines, on the shipped files, say what the quantized reference said?"""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -13,14 +14,19 @@ from runtime.manifest import Measure
 def run(job: Job) -> Iterator[Measure]:
     """Greedy tokens and top logits of each golden, by engine and modality, with the golden's inputs and tokens."""
     for engine, folder in job.engines():
-        session = engine.open(folder)
-        found: dict[str, list[tuple[Golden, Comparison]]] = {}
-        for golden in job.goldens:
-            job.status(f"{engine.name}: golden {golden.name}")
-            result = compare(golden, session, job.manifest.tokens.suppress, job.gates["near_tie"].bound)
-            found.setdefault(golden.modality, []).append((golden, result))
-        for modality, results in found.items():
+        for modality, results in _compare(job, engine, folder).items():
             yield from _measures(job, engine, modality, results)
+
+
+def _compare(job: Job, engine: Engine, folder: Path) -> dict[str, list[tuple[Golden, Comparison]]]:
+    """By modality. The engine is closed when it returns: two of a large model do not fit the memory."""
+    session = engine.open(folder)
+    found: dict[str, list[tuple[Golden, Comparison]]] = {}
+    for golden in job.goldens:
+        job.status(f"{engine.name}: golden {golden.name}")
+        result = compare(golden, session, job.manifest.tokens.suppress, job.gates["near_tie"].bound)
+        found.setdefault(golden.modality, []).append((golden, result))
+    return found
 
 
 def _measures(

@@ -16,18 +16,19 @@ from runtime.goldens import FOLDER, Golden
 from runtime.job import Job
 from runtime.manifest import Measure
 from runtime.prompt import media_paths, read_image
-from runtime.sessions.base import ModelInputs, Session
+from runtime.sessions.base import Logits, ModelInputs, Session
 from runtime.sessions.genai import GenaiSession
 
 
 def run(job: Job) -> Iterator[Measure]:
     """Tokens, values and their cost, by kind: inputs that need no resizing, and images that do."""
     for engine, folder in job.engines():
-        session = engine.open(folder)
-        if isinstance(session, GenaiSession):
-            for golden in job.goldens:
-                job.status(f"{engine.name}: its own processing of {golden.name}")
-                yield from _measures(job, engine, session, golden)
+        if engine.open is not GenaiSession:  # no other has processing of its own
+            continue
+        session = GenaiSession(folder)
+        for golden in job.goldens:
+            job.status(f"{engine.name}: its own processing of {golden.name}")
+            yield from _measures(job, engine, session, golden)
 
 
 def _measures(job: Job, engine: Engine, session: GenaiSession, golden: Golden) -> Iterator[Measure]:
@@ -44,8 +45,9 @@ def _measures(job: Job, engine: Engine, session: GenaiSession, golden: Golden) -
         suffix = "_resized" if resized else ""
         yield measure(f"other_values{suffix}", largest_difference(golden.inputs, found))
         with_our_tokens = replace(found, input_ids=golden.inputs.input_ids)
-        yield measure(f"values_kl{suffix}", _cost(session, golden.inputs, with_our_tokens))
-        yield measure("own_kl", _cost(session, golden.inputs, found))
+        wanted, with_values, own = (_after(session, some) for some in (golden.inputs, with_our_tokens, found))
+        yield measure(f"values_kl{suffix}", _cost(wanted, with_values))
+        yield measure("own_kl", _cost(wanted, own))
     generated = session.generate(golden.text, images, clips, max_tokens=len(golden.tokens))
     match = metrics.compare_generated(golden.tokens, generated, golden.gaps, job.gates["near_tie"].bound)
     yield measure("own_greedy", len(match.errors), _explain(golden, match))
@@ -90,13 +92,15 @@ def _values(inputs: ModelInputs) -> list[np.ndarray]:
     return rows
 
 
-def _cost(session: Session, wanted: ModelInputs, found: ModelInputs) -> float:
-    """Nats after the prompt, in this engine."""
-    logits = []
-    for inputs in (wanted, found):
-        session.reset()
-        logits.append(session.prefill(inputs))
-    return float(metrics.kl_divergence(logits[0][None], logits[1][None])[0])
+def _after(session: Session, inputs: ModelInputs) -> Logits:
+    """What the engine says behind a prompt."""
+    session.reset()
+    return session.prefill(inputs)
+
+
+def _cost(wanted: Logits, found: Logits) -> float:
+    """Nats."""
+    return float(metrics.kl_divergence(wanted[None], found[None])[0])
 
 
 def _explain(golden: Golden, match: metrics.GreedyMatch) -> str:

@@ -1,5 +1,6 @@
 """The sequences on which engines are compared with the reference, and the reference's answers to them."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
@@ -9,15 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engines import Engine
+from runtime.goldens import Golden
 from runtime.job import Job
+from runtime.manifest import TensorDigest
 from runtime.prompt import MediaTokens, append, split
 from runtime.references import Reference
 from runtime.scratch import scratch
 from runtime.sessions.base import ModelInputs
 
-TEXT_POSITIONS = 400  # at least so many are decoded
-CONTINUATION = 64  # positions decoded after the prompts of other modalities
 STEPS = (5, 1, 24, 3)  # sizes of prefills, again and again
+LARGE = 2**31  # weights of a model where each position takes seconds, of an engine or of the reference
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is compared."""
+
+    text: int  # positions of running text that are decoded, at least
+    continuation: int  # positions that are decoded after the prompts of other modalities
+    prompts: int | None  # of each of those modalities; None: all
+
+    @classmethod
+    def of(cls, tensors: Sequence[TensorDigest]) -> "Extent":
+        return SHORT if sum(math.prod(tensor.shape) for tensor in tensors) > LARGE else WHOLE
+
+
+WHOLE, SHORT = Extent(400, 64, None), Extent(128, 16, 1)
 
 
 @dataclass(frozen=True)
@@ -44,14 +62,22 @@ class Readings:
 
 def make_probes(job: Job) -> Iterator[Probe]:
     """Held-out text in pieces that fit the window; goldens of other modalities, continued with it."""
-    text, bos = _text(job), job.manifest.tokens.bos
-    size = min(job.manifest.limits.sliding_window, TEXT_POSITIONS + STEPS[0]) - 1
-    for start in range(0, -(-TEXT_POSITIONS // (size - STEPS[0])) * size, size):
+    text, bos, extent = _text(job), job.manifest.tokens.bos, Extent.of(job.manifest.tensors)
+    size = min(job.manifest.limits.sliding_window, extent.text + STEPS[0]) - 1
+    for start in range(0, -(-extent.text // (size - STEPS[0])) * size, size):
         piece = np.array([bos, *np.take(text, range(start, start + size), mode="wrap")])
         yield Probe("text", ModelInputs(piece[: STEPS[0]]), piece[STEPS[0] :])
+    for golden in _continued(job, extent):
+        continuation = np.array([*golden.tokens, *np.take(text, range(extent.continuation), mode="wrap")])
+        yield Probe(golden.modality, golden.inputs, continuation[: extent.continuation])
+
+
+def _continued(job: Job, extent: Extent) -> Iterator[Golden]:
+    """All but text, or the first few of each modality."""
+    groups: dict[str, list[Golden]] = {}
     for golden in (golden for golden in job.goldens if golden.modality != "text"):
-        continuation = np.array([*golden.tokens, *np.take(text, range(CONTINUATION), mode="wrap")])
-        yield Probe(golden.modality, golden.inputs, continuation[:CONTINUATION])
+        groups.setdefault(golden.modality, []).append(golden)
+    return (golden for goldens in groups.values() for golden in goldens[: extent.prompts])
 
 
 def _text(job: Job) -> NDArray[np.int64]:
