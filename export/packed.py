@@ -15,13 +15,13 @@ from torch import Tensor
 
 from export.grid import Fit, better_of
 from export.rounding import SMALLEST_SCALE
-from export.schemes import INT4, INT4_128, INT8, Quantized, Rounding, Scheme, dequantize, unpack
+from export.schemes import INT4, INT4_64, INT4_128, INT8, Quantized, Rounding, Scheme, dequantize, unpack
 from export.sources import Source, Stored, compare_with_config, open_source
 from runtime.errors import UserError
 
 PACKED, SCALE, SHAPE = (f".weight_{part}" for part in ("packed", "scale", "shape"))
 REFUSED = {".weight_zero_point": "asymmetric codes", ".weight_g_idx": "groups of inputs in another order"}
-KNOWN = INT4, INT4_128, INT8
+KNOWN = INT4, INT4_64, INT4_128, INT8
 
 
 def open_checkpoint(folder: Path) -> Source:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from export.calibration.budget import DEFAULT_BUDGET, Budget
 from export.calibration.corpus import open_corpus
-from export.calibration.prepare import Prepared, prepare
+from export.calibration.prepare import CALIBRATION_VERSION, Prepared, prepare
 from export.calibration.rounding import rounding_of
 from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
 from export.folders import locked, put_in_place, require_space, write_atomically
@@ -64,7 +64,7 @@ def quantize(
     corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
     plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
     if corpus:
-        plan["calibration"] = corpus.fingerprint
+        plan |= {"calibration": corpus.fingerprint, "calibration_version": CALIBRATION_VERSION}
     if budget := _budget(recipe, budget):
         plan["budget"] = asdict(budget)
     if (record := read_record(folder)) and record.plan == plan:

@@ -52,7 +52,9 @@ RECIPES = {
         Recipe("int4-kv8", "int4 in groups of 32, key-value cache int8", decoder(INT4, INT4), kv_bits=8),
         Recipe("int8", "int8 by row, embedding included", decoder(INT8, INT8)),
         Recipe("int8-gptq", "as int8, codes by calibration data", decoder(INT8, INT8), "compensated"),
-        Recipe("auto", "int4 in groups of 128 or 32 or int8, by sensitivity", decoder(INT8, INT8), "compensated", True),
+        Recipe(
+            "auto", "int4 in groups of 128, 64 or 32 or int8, by sensitivity", decoder(INT8, INT8), "compensated", True
+        ),
         Recipe("float", "unquantized, for small models and debugging", lambda name: None),
     )
 }

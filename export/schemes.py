@@ -55,6 +55,7 @@ class Scheme:
 
 
 INT4 = Scheme(bits=4, group=32)
+INT4_64 = Scheme(bits=4, group=64)
 INT4_128 = Scheme(bits=4, group=128)
 INT8 = Scheme(bits=8, group=None)
 

@@ -1,5 +1,6 @@
 """Stages of work that takes long: what an interrupted run finished, the next run of the same plan does not do again."""
 
+import gc
 import hashlib
 import json
 import shutil
@@ -39,7 +40,8 @@ class Stages:
             return kind.validate_python(self._done[name])
         shutil.rmtree(self._folder / name, ignore_errors=True)
         result = work()
-        heap.trim()  # of what the next stage has no use for
+        gc.collect()  # graphs that know each other
+        heap.trim()
         self._done[name] = kind.dump_python(result, mode="json")
         write_atomically(self._record, json.dumps({"plan": self._plan, "done": self._done}))
         return result

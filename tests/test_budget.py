@@ -29,7 +29,7 @@ EMBEDDING = "model.language_model.embed_tokens.weight"
 
 def test_sensitivity_is_that_of_the_whole_model() -> None:
     text = ModelInputs(np.random.default_rng(0).integers(20, 4000, 100))
-    groups = {group.names[0]: group for group in measure_sensitivity(TINY, [text])}
+    groups = {group.names[0]: group for group in measure_sensitivity(TINY, [text], [text])}
     assert len(groups) == 1 + 12 * 4
     model = load_model(TINY)
     wanted = last_logits(model, text)
@@ -50,9 +50,15 @@ def last_logits(model: torch.nn.Module, text: ModelInputs) -> np.ndarray:
 @st.composite
 def group_of(draw: st.DrawFn) -> Sensitivity:
     at_int4 = draw(st.floats(1e-3, 1))
-    errors = [at_int4 * draw(st.floats(1.05, 2)), at_int4, at_int4 * draw(st.floats(1e-4, 0.2))]
+    in_64 = draw(st.floats(1.02, 1.5))
+    losses = [in_64 * draw(st.floats(1.02, 1.5)), in_64, 1.0, draw(st.floats(1e-4, 0.2))]
     kl = {"text": draw(st.floats(1e-5, 1))}
-    return Sensitivity(names=[str(draw(st.integers()))], weights=draw(st.integers(1, 50)) * 1024, kl=kl, errors=errors)
+    return Sensitivity(
+        names=[str(draw(st.integers()))],
+        weights=draw(st.integers(1, 50)) * 1024,
+        kl=kl,
+        losses=[at_int4 * loss for loss in losses],
+    )
 
 
 @given(st.lists(group_of(), min_size=1, max_size=4))
@@ -88,7 +94,7 @@ def test_checkpoint_of_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     weights = sum(np.prod(tensor.shape) for tensor in quantized)
     bits = sum(np.prod(some.shape) * (int(some.dtype[3:]) + 16 / (some.group or some.shape[1])) for some in quantized)
     assert 4.7 < bits / weights <= 5.0
-    assert len({(tensor.dtype, tensor.group) for tensor in quantized}) == 3
+    assert len({(tensor.dtype, tensor.group) for tensor in quantized}) == len(SCHEMES)
     assert set(record.sensitivity[0].kl) == {"text", "image", "audio"}
     assert load_model(tmp_path / "out")
 
@@ -113,6 +119,6 @@ def test_bad_budgets_are_told(tmp_path: Path, arguments: list[str], told: str) -
 
 
 def test_budget_below_the_least() -> None:
-    groups = [Sensitivity(names=["a"], weights=1024, kl={"text": 1.0}, errors=[2.0, 1.0, 0.1])]
+    groups = [Sensitivity(names=["a"], weights=1024, kl={"text": 1.0}, losses=[2.0, 1.5, 1.0, 0.1])]
     with pytest.raises(UserError, match=r"comes to 3\.00 bits per quantized weight, the least is 4\.12: raise BUDGET"):
         choose(groups, trade_off(groups, [1024]), 3 * 1024)

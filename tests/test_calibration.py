@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from export.calibration import streamed
+from export.calibration import gptq, streamed
 from export.calibration.corpus import Corpus, open_corpus
-from export.calibration.gptq import DAMPING, factorize, round_rows
+from export.calibration.gptq import DAMPING, correct, factorize, round_rows
+from export.calibration.statistics import input_to, recorded
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.models import EMBEDDED
 from export.quantize import quantize
@@ -121,6 +122,54 @@ def test_inputs_that_never_vary() -> None:
     for hessian in (inputs[:3].T @ inputs[:3], torch.zeros(64, 64)):
         codes, scales = round_rows(weight, factorize(hessian, INT4), INT4)
         assert torch.isfinite(dequantize_codes(codes, scales)).all() and codes.any()
+
+
+# What linears before it lost
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_correction_is_least_squares(monkeypatch: pytest.MonkeyPatch, scheme: Scheme) -> None:
+    """Against torch's solver, on inputs that are off by a tenth; half of it is half the way."""
+    weight, source = correlated(24, 256)
+    inputs = source + 0.1 * source @ torch.randn(256, 256, generator=torch.Generator().manual_seed(1)) / 16
+    factor = factorize(inputs.T @ inputs, scheme, damping=1e-7)
+    pull = weight @ ((source - inputs).T @ inputs)
+    halfway = correct(weight, pull, factor)
+    monkeypatch.setattr(gptq, "SHARE", 1.0)
+    found, wanted = correct(weight, pull, factor), torch.linalg.lstsq(inputs, source @ weight.T).solution.T
+    assert (found - wanted).norm() < 0.01 * (wanted - weight).norm()
+    assert torch.allclose(halfway, (weight + found) / 2, atol=1e-6)
+    assert torch.equal(correct(weight, torch.zeros_like(pull), factor), weight), "control: nothing was lost"
+
+
+def test_inputs_of_linears_in_a_forward() -> None:
+    """All of them, or those of one, behind which nothing runs."""
+    first, second = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
+    layer, rows = torch.nn.Sequential(torch.nn.Sequential(first, second)), torch.randn(1, 5, 4)
+    with torch.no_grad(), recorded(layer, ["0.0", "0.1"], 10) as kept:
+        layer(rows), layer(rows * 2)
+    assert torch.equal(kept["0.0"].rows, torch.cat([rows[0], rows[0] * 2]))
+    assert torch.equal(kept["0.1"].rows[:5], first(rows)[0])
+    second.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    for _ in range(2):
+        assert torch.equal(input_to(second, lambda: layer(rows)), first(rows)[0])
+    with pytest.raises(pytest.fail.Exception):
+        layer(rows)
+
+
+def test_later_layers_make_up_for_earlier_ones(
+    tmp_path: Path, sequences: list[ModelInputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs of the head in the source, and in checkpoints whose linears were told of what those before them lost."""
+    wanted = np.concatenate([hidden(load_model(TINY), some) for some in sequences])
+
+    def error(share: float) -> float:
+        monkeypatch.setattr(gptq, "SHARE", share)
+        run(tmp_path / str(share))
+        model = load_model(tmp_path / str(share))
+        return float(np.square(np.concatenate([hidden(model, some) for some in sequences]) - wanted).mean())
+
+    assert error(0.5) < 0.97 * error(0.0)
 
 
 # The checkpoint

@@ -28,7 +28,7 @@ def main(
     with bad_input_told():
         source = open_source(find_model(model))
         sequences = open_corpus(calibration).sequences(read_model(source.config), source.folder)
-        groups = measure_sensitivity(source.folder, probes(sequences))
+        groups = measure_sensitivity(source.folder, sequences, probes(sequences))
     if json:
         typer.echo(GROUPS.dump_json(groups).decode())
     else:

@@ -18,6 +18,7 @@ from export.sources import Source
 from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
 
+CALIBRATION_VERSION = 2  # of what this package does; what another one began is not resumed, nor what it made taken
 SENSITIVITY = "sensitivity.json"
 PROBE_TEXTS, PROBE_LENGTH, PROBE_MEDIA = 2, 256, 2  # pieces of text, their tokens; images and clips of each kind
 GROUPS = TypeAdapter(list[Sensitivity])
@@ -63,7 +64,7 @@ def _sensitivity(source: Source, sequences: list[ModelInputs], folder: Path) -> 
     """Measured once."""
     path = folder / SENSITIVITY
     if not path.exists():
-        found = measure_sensitivity(source.folder, probes(sequences))
+        found = measure_sensitivity(source.folder, sequences, probes(sequences))
         write_atomically(path, GROUPS.dump_json(found).decode())
     return GROUPS.validate_json(path.read_bytes())
 

@@ -29,11 +29,16 @@ def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Roun
 
 
 def _head_rounding(scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:
-    moments = load_file(folder / f"{HEAD}.safetensors")[MOMENTS]
-    moments.diagonal().add_(LOOKUP * moments.diagonal().mean())
+    moments = of_tied_head(load_file(folder / f"{HEAD}.safetensors")[MOMENTS])
     if recipe.method != "compensated":
         return Weighted(moments.diagonal().clone())
     return Compensated(moments, scheme)
+
+
+def of_tied_head(moments: Tensor) -> Tensor:
+    """[width, width], X^T X of what enters the head, changed in place to serve the lookup as well."""
+    moments.diagonal().add_(LOOKUP * moments.diagonal().mean())
+    return moments
 
 
 class Weighted:

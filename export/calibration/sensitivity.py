@@ -2,6 +2,8 @@
 
 Each layer is loaded once. All variants of the model pass through it: those that an earlier layer made different, and
 those that it makes itself, one for each group of its tensors. On average half as many as there are groups pass a layer.
+So variants are rounded plainly, in one scheme, and read a few sequences. What other schemes cost once their errors are
+compensated follows from the squares of what a tensor puts out, E H E^T of `gptq`: KL grows with them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.calibration.gptq import factorize, round_rows
+from export.calibration.rounding import of_tied_head
 from export.calibration.statistics import Moments, input_of, watched
-from export.schemes import INT4, INT4_128, INT8, Scheme, dequantize, quantize_rows
+from export.schemes import INT4, INT4_64, INT4_128, INT8, Scheme, dequantize, dequantize_codes, quantize_rows
 from runtime.manifest import Record
 from runtime.progress import progress
 from runtime.sessions.base import ModelInputs
@@ -24,8 +28,9 @@ from runtime.sessions.reference import enough_threads
 from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
 
 PARTS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-SCHEMES = (INT4_128, INT4, INT8)  # from small to large
-ALONE = INT4  # the scheme whose divergence is measured; others follow from their errors
+SCHEMES = (INT4_128, INT4_64, INT4, INT8)  # from small to large
+ALONE = INT4  # the scheme whose divergence is measured, plainly rounded
+SAMPLED = 256  # rows of a weight that are rounded in all of them
 POSITIONS = 64  # of a text that are compared, the last ones ...
 ABOUT_MEDIA = 8  # ... and of a prompt about an image or a clip: what lies before them is no text
 
@@ -35,8 +40,8 @@ class Sensitivity(Record):
 
     names: list[str]
     weights: int
-    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32
-    errors: list[float]  # for each of SCHEMES, sum over weights of error^2 E[x^2]; E[x^2] is 1 for the embedding
+    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32, plainly rounded
+    losses: list[float]  # for each of SCHEMES, compensated: squared error of what it puts out, over that of the plain
 
     @property
     def divergence(self) -> float:
@@ -44,8 +49,8 @@ class Sensitivity(Record):
         return sum(self.kl.values()) / len(self.kl)
 
     def predicted(self, scheme: Scheme) -> float:
-        """Nats at another scheme: KL grows with the square of an error."""
-        return self.divergence * self.errors[SCHEMES.index(scheme)] / self.errors[SCHEMES.index(ALONE)]
+        """Nats in a scheme, compensated: KL grows with the square of an error."""
+        return self.divergence * self.losses[SCHEMES.index(scheme)]
 
 
 @dataclass
@@ -56,8 +61,14 @@ class _Variant:
     found: Sensitivity | None
 
 
-def measure_sensitivity(checkpoint: Path, sequences: Sequence[ModelInputs]) -> list[Sensitivity]:
+def measure_sensitivity(
+    checkpoint: Path, sequences: Sequence[ModelInputs], probes: Sequence[ModelInputs]
+) -> list[Sensitivity]:
     """Of all groups of the decoder's tensors, and of its embedding, in the order of the layers.
+
+    Args:
+        sequences: what inputs of the tensors are learnt from, as in calibration.
+        probes: what divergence is measured on.
 
     Raises:
         UserError: no checkpoint there that transformers opens.
@@ -65,16 +76,18 @@ def measure_sensitivity(checkpoint: Path, sequences: Sequence[ModelInputs]) -> l
     model = StreamedModel(checkpoint, torch.float32, lambda text: None)
     groups = model.depth * len(PARTS)
     with torch.no_grad(), enough_threads(model.stem), progress("sensitivity", groups + 1) as advance:
-        source = _Variant(_begin(model, sequences), None)
-        with _rounded_table(model) as embedding:
-            variants = [_Variant(_begin(model, sequences), embedding)]
+        source, seen = _Variant(_begin(model, probes), None), _begin(model, sequences)
+        with _rounded_table(model):
+            embedding = _Variant(_begin(model, probes), None)
+        variants = [embedding]
         for index in range(model.depth):
             with model.layer(index) as layer:
-                made = list(_vary(layer, index, model.layer_prefix(index), source))
+                made = list(_vary(layer, index, model.layer_prefix(index), source, seen))
                 for variant in (*variants, source):
                     _through(layer, index, variant)
             variants += made
-        modalities = [_modality(inputs) for inputs in sequences]
+        embedding.found = _describe_embedding(model, seen)
+        modalities = [_modality(inputs) for inputs in probes]
         counts = [POSITIONS if modality == "text" else ABOUT_MEDIA for modality in modalities]
         wanted, owners = _log_probabilities(model, source, counts), np.repeat(modalities, counts)
         for variant in variants:
@@ -93,16 +106,16 @@ def _through(layer: nn.Module, index: int, variant: _Variant) -> None:
         flow.hidden = flow.after(layer, index)
 
 
-def _vary(layer: nn.Module, index: int, prefix: str, source: _Variant) -> Iterator[_Variant]:
-    """A variant for each group of the layer's tensors, behind the layer."""
+def _vary(layer: nn.Module, index: int, prefix: str, source: _Variant, seen: Sequence[Flow]) -> Iterator[_Variant]:
+    """A variant for each group of the layer's tensors, behind the layer; so are the sequences that are seen, then."""
     linears = [name for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
-    with watched(layer, linears, whole=False) as moments:
-        for flow in source.flows:
-            flow.after(layer, index)
+    with watched(layer, linears, whole=True) as moments:
+        for flow in seen:
+            flow.hidden = flow.after(layer, index)
     for part in PARTS:
         members = [name for name in linears if name.rpartition(".")[2] in part]
         weights = {name: layer.get_submodule(name).weight.clone() for name in members}  # type: ignore[operator]
-        found = _describe(prefix, weights, moments)
+        found = _describe(prefix, weights, moments[input_of(members[0])])
         for name, weight in weights.items():
             layer.get_submodule(name).weight.copy_(rounded(weight, ALONE))  # type: ignore[operator]
         yield _Variant([replace(flow, hidden=flow.after(layer, index)) for flow in source.flows], found)
@@ -110,15 +123,27 @@ def _vary(layer: nn.Module, index: int, prefix: str, source: _Variant) -> Iterat
             layer.get_submodule(name).weight.copy_(weight)  # type: ignore[operator]
 
 
-def _describe(prefix: str, weights: dict[str, Tensor], moments: dict[str, Moments]) -> Sensitivity:
-    errors = [sum(_error(weight, scheme, moments[input_of(name)].importance) for name, weight in weights.items())
-              for scheme in SCHEMES]  # fmt: skip
+def _describe(prefix: str, weights: dict[str, Tensor], moments: Moments) -> Sensitivity:
+    """Of tensors with one input."""
     names = [f"{prefix}.{name}.weight" for name in weights]
-    return Sensitivity(names=names, weights=sum(map(Tensor.numel, weights.values())), kl={}, errors=errors)
+    rows = torch.cat([_sample(weight) for weight in weights.values()])
+    count = sum(map(Tensor.numel, weights.values()))
+    return Sensitivity(names=names, weights=count, kl={}, losses=_losses(rows, moments.sums))
 
 
-def _error(weight: Tensor, scheme: Scheme, importance: Tensor) -> float:
-    return float(((rounded(weight, scheme) - weight).square() @ importance).sum())
+def _sample(weight: Tensor) -> Tensor:
+    """Some rows from everywhere, as many of each tensor as its share of all."""
+    return weight[:: max(1, len(weight) // SAMPLED)].float()
+
+
+def _losses(rows: Tensor, hessian: Tensor) -> list[float]:
+    def loss(found: Tensor) -> float:
+        error = found - rows
+        return float(((error @ hessian) * error).sum())
+
+    compensated = (dequantize_codes(*round_rows(rows, factorize(hessian, scheme), scheme)) for scheme in SCHEMES)
+    plain = loss(rounded(rows, ALONE))
+    return [loss(found) / plain if plain else 1.0 for found in compensated]
 
 
 def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
@@ -142,17 +167,23 @@ class _RoundedTable:
 
 
 @contextmanager
-def _rounded_table(model: StreamedModel) -> Iterator[Sensitivity]:
+def _rounded_table(model: StreamedModel) -> Iterator[None]:
     """While it lasts, the model looks up rounded rows."""
     embedding = model.decoder.embed_tokens
-    table, errors, weights = embedding.table, [0.0] * len(SCHEMES), 0
-    for rows in model.tensors.rows(model.embedding, HEAD_ROWS):
-        weights += rows.numel()
-        errors = [total + quantize_rows(rows.float(), scheme).error
-                  for total, scheme in zip(errors, SCHEMES, strict=True)]  # fmt: skip
+    table = embedding.table
     embedding.table = _RoundedTable(table)
-    yield Sensitivity(names=[model.embedding], weights=weights, kl={}, errors=errors)
+    yield
     embedding.table = table
+
+
+def _describe_embedding(model: StreamedModel, seen: Sequence[Flow]) -> Sensitivity:
+    """By what enters the head."""
+    moments = Moments(seen[0].hidden.shape[-1], whole=True)
+    for flow in seen:
+        moments.add(model.normed(flow.hidden))
+    table = model.tensors[model.embedding]
+    losses = _losses(_sample(table), of_tied_head(moments.sums))
+    return Sensitivity(names=[model.embedding], weights=table.numel(), kl={}, losses=losses)
 
 
 def _log_probabilities(model: StreamedModel, variant: _Variant, counts: Sequence[int]) -> Tensor:

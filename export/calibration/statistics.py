@@ -1,10 +1,12 @@
-"""What enters the linears of a layer: second moments of their inputs, gathered while sequences pass through it."""
+"""What enters the linears of a layer: their inputs, or second moments of them, while sequences pass through it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
+
+from runtime.scratch import scratch
 
 SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}  # what a linear shares its input with
 
@@ -48,3 +50,47 @@ def watched(layer: nn.Module, modules: Sequence[str], whole: bool) -> Iterator[d
             hook = module.register_forward_pre_hook(lambda module, inputs, found=found: found.add(inputs[0]))
             stack.callback(hook.remove)
         yield moments
+
+
+class Inputs:
+    """Of a linear, those of all sequences, one behind another, in a temporary file."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.rows = torch.from_numpy(scratch(rows, width))
+        self._count = 0
+
+    def add(self, x: Tensor) -> None:
+        """[1, T, width]"""
+        self.rows[self._count : self._count + x.shape[1]] = x[0]
+        self._count += x.shape[1]
+
+
+@contextmanager
+def recorded(layer: nn.Module, modules: Sequence[str], rows: int) -> Iterator[dict[str, Inputs]]:
+    """While it lasts, inputs of the modules are kept, so many rows of each; by `input_of` their names."""
+    kept: dict[str, Inputs] = {}
+    with ExitStack() as stack:
+        for name in dict.fromkeys(map(input_of, modules)):
+            module = layer.get_submodule(name)
+            found = kept[name] = Inputs(rows, module.weight.shape[1])  # type: ignore[arg-type, index]
+            stack.callback(module.register_forward_pre_hook(lambda _, given, found=found: found.add(given[0])).remove)
+        yield kept
+
+
+class _Reached(Exception):
+    """A forward has come as far as it is wanted."""
+
+
+def input_to(module: nn.Module, run: Callable[[], object]) -> Tensor:
+    """[T, width], what enters a module in `run`, which goes no further."""
+    found: list[Tensor] = []
+
+    def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        found.append(given[0])
+        raise _Reached
+
+    hook = module.register_forward_pre_hook(stop)
+    with suppress(_Reached):
+        run()
+    hook.remove()
+    return found[0][0]

@@ -1,20 +1,22 @@
 """Calibration of a checkpoint of any size: sequences pass through transformers' own layers, one of which is loaded.
 
-Each layer sees what the quantized layers before it put out. Whatever a layer took is kept in a file of its own, and
-so is what its sequences became, so that an interrupted run goes on at the layer it was in.
+Each layer sees what the quantized layers before it put out. Where errors are compensated, so does each linear, in the
+order in which they are run; beside it stands what the source's layers put out, from which its outputs shall differ
+least. Whatever a layer took is kept in a file of its own, and so is what its sequences became, so that an interrupted
+run goes on at the layer it was in.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from export.calibration.gptq import Factor, factorize, round_rows
-from export.calibration.statistics import Moments, input_of, watched
+from export.calibration.gptq import Factor, correct, factorize, round_rows
+from export.calibration.statistics import Inputs, Moments, input_of, input_to, recorded, watched
 from export.pool import in_order, worker_pool
 from export.recipes import Recipe
 from export.schemes import Scheme, dequantize_codes, pack
@@ -31,6 +33,14 @@ HEAD = "head"  # file of what enters the output projection
 CODES, SCALES, IMPORTANCE, MOMENTS = "codes", "scales", "importance", "moments"
 
 
+@dataclass
+class _Flows:
+    """All sequences on their way through the layers."""
+
+    quantized: list[Flow]
+    source: list[Flow]  # through those of the source; none where nothing is compensated
+
+
 def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], folder: Path) -> None:
     """Files in `folder` for `export.calibration.rounding` to read; those of an interrupted run are not made again.
 
@@ -41,7 +51,8 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
     model = StreamedModel(source.folder, torch.float32, lambda text: None)
     total = sum(stored.bytes for stored in source.tensors.values() if stored.name.startswith(f"{model.prefix}.layers."))
     with torch.no_grad(), enough_threads(model.stem), progress("calibrating", total) as advance:
-        flows = [model.begin(inputs, Past(model.config)) for inputs in sequences]
+        begun = [model.begin(inputs, Past(model.config)) for inputs in sequences]
+        flows = _Flows(begun, [replace(flow) for flow in begun] if recipe.method == "compensated" else [])
         done = _resume(flows, folder)
         advance(done * (total // model.depth))
         for index in range(done, model.depth):
@@ -49,7 +60,7 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
                 _Layer(layer, index, model.layer_prefix(index), recipe, folder).calibrate(flows)
             _keep(flows, index, folder)
             advance(total // model.depth)
-        _watch_head(model, flows, folder)
+        _watch_head(model, flows.quantized, folder)
 
 
 def layer_file(folder: Path, index: int) -> Path:
@@ -60,19 +71,22 @@ def _flow_file(folder: Path, index: int) -> Path:
     return folder / f"flows-{index:05}.safetensors"
 
 
-def _resume(flows: Sequence[Flow], folder: Path) -> int:
+def _resume(flows: _Flows, folder: Path) -> int:
     """Layers that are done."""
     kept = sorted(folder.glob("flows-*.safetensors"))
     if not kept:
         return 0
-    for number, hidden in load_file(kept[-1]).items():
-        flows[int(number)].hidden = hidden
+    for name, hidden in load_file(kept[-1]).items():
+        group, number = name.split(".")
+        getattr(flows, group)[int(number)].hidden = hidden
     return int(kept[-1].stem.removeprefix("flows-")) + 1
 
 
-def _keep(flows: Sequence[Flow], index: int, folder: Path) -> None:
+def _keep(flows: _Flows, index: int, folder: Path) -> None:
     """Where the sequences are behind a layer."""
-    _save({str(number): flow.hidden for number, flow in enumerate(flows)}, _flow_file(folder, index))
+    groups = {"quantized": flows.quantized, "source": flows.source}
+    hidden = {f"{group}.{number}": flow.hidden for group, some in groups.items() for number, flow in enumerate(some)}
+    _save(hidden, _flow_file(folder, index))
     _flow_file(folder, index - 1).unlink(missing_ok=True)
 
 
@@ -100,25 +114,70 @@ class _Layer:
     recipe: Recipe
     folder: Path
 
-    def calibrate(self, flows: Sequence[Flow]) -> None:
+    def calibrate(self, flows: _Flows) -> None:
         """Writes the layer's file, and brings the sequences through it as it will be."""
         schemes = dict(self._schemes())
-        compensates = self.recipe.method == "compensated"
-        with watched(self.layer, list(schemes), compensates) as moments:
-            outputs = [flow.after(self.layer, self.index) for flow in flows]
-        for name, these in moments.items():
-            if not torch.isfinite(these.importance).all():
-                raise UserError(f"{self.name}.{name} is fed NaN or infinity: the checkpoint is damaged, "
-                                "download it again")  # fmt: skip
-        found = {f"{name}.{IMPORTANCE}": moments[input_of(name)].importance for name in schemes}
-        if compensates:
-            del outputs
-            with worker_pool() as pool:
-                found |= self._round(schemes, moments, pool)
-            outputs = [flow.after(self.layer, self.index) for flow in flows]
+        if self.recipe.method == "compensated":
+            wanted = self._through_source(schemes, flows.source)
+            found = self._compensate(schemes, wanted, flows.quantized)
+            outputs = [flow.after(self.layer, self.index) for flow in flows.quantized]
+        else:
+            with watched(self.layer, list(schemes), whole=False) as moments:
+                outputs = [flow.after(self.layer, self.index) for flow in flows.quantized]
+            for name, these in moments.items():
+                self._require_finite(name, these)
+            found = {f"{name}.{IMPORTANCE}": moments[input_of(name)].importance for name in schemes}
         _save(found, layer_file(self.folder, self.index))
-        for flow, hidden in zip(flows, outputs, strict=True):
+        for flow, hidden in zip(flows.quantized, outputs, strict=True):
             flow.hidden = hidden
+
+    def _through_source(self, schemes: dict[str, Scheme], flows: Sequence[Flow]) -> dict[str, Inputs]:
+        """What enters the linears while the layer is still the source's; brings the source's sequences through it."""
+        positions = sum(flow.hidden.shape[1] for flow in flows)
+        with recorded(self.layer, list(schemes), positions) as wanted:
+            for flow in flows:
+                flow.hidden = flow.after(self.layer, self.index)
+        return wanted
+
+    def _compensate(
+        self, schemes: dict[str, Scheme], wanted: dict[str, Inputs], flows: Sequence[Flow]
+    ) -> dict[str, Tensor]:
+        """Codes and scales of linears; their weights become what these stand for, before the next ones are fed."""
+        found: dict[str, Tensor] = {}
+        for shared in list(wanted):
+            moments, drift = self._gather(shared, wanted.pop(shared).rows, flows)
+            members = [name for name in schemes if input_of(name) == shared]
+            pulls = {name: self._weight(name) @ drift for name in members}
+            del drift  # of a wide linear as large as a layer
+            for scheme in dict.fromkeys(schemes[name] for name in members):
+                factor = factorize(moments.sums, scheme)
+                for name in (name for name in members if schemes[name] == scheme):
+                    target = correct(self._weight(name), pulls.pop(name), factor)
+                    found |= self._round_linear(name, target, scheme, factor)
+        return found
+
+    def _gather(self, name: str, wanted: Tensor, flows: Sequence[Flow]) -> tuple[Moments, Tensor]:
+        """X^T X of the inputs X [rows, width] that a linear will have, and (X* - X)^T X for the source's X*."""
+        module, at = self.layer.get_submodule(name), 0
+        moments = Moments(wanted.shape[1], whole=True)
+        drift = torch.zeros_like(moments.sums)
+        for flow in flows:
+            rows = input_to(module, partial(flow.after, self.layer, self.index))
+            moments.add(rows)
+            drift.addmm_((wanted[at : at + len(rows)] - rows).T, rows)
+            at += len(rows)
+        self._require_finite(name, moments)
+        return moments, drift
+
+    def _require_finite(self, name: str, moments: Moments) -> None:
+        if not torch.isfinite(moments.importance).all():
+            raise UserError(f"{self.name}.{name} is fed NaN or infinity: the checkpoint is damaged, "
+                            "download it again")  # fmt: skip
+
+    def _weight(self, name: str) -> Tensor:
+        weight = self.layer.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        return weight
 
     def _schemes(self) -> Iterator[tuple[str, Scheme]]:
         """Of the layer's linears that the recipe quantizes, by their names in the layer."""
@@ -127,25 +186,13 @@ class _Layer:
             if isinstance(module, nn.Linear) and scheme:
                 yield name, scheme
 
-    def _round(self, schemes: dict[str, Scheme], moments: dict[str, Moments], pool: Executor) -> dict[str, Tensor]:
-        """Codes and scales of linears; their weights become what these stand for."""
-        found: dict[str, Tensor] = {}
-        for shared, these in moments.items():
-            members = [name for name in schemes if input_of(name) == shared]
-            for scheme in dict.fromkeys(schemes[name] for name in members):
-                factor = factorize(these.sums, scheme)
-                for name in (name for name in members if schemes[name] == scheme):
-                    found |= self._round_linear(name, scheme, factor, pool)
-            these.sums = torch.zeros(0)
-        return found
-
-    def _round_linear(self, name: str, scheme: Scheme, factor: Factor, pool: Executor) -> dict[str, Tensor]:
-        weight = self.layer.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
+    def _round_linear(self, name: str, target: Tensor, scheme: Scheme, factor: Factor) -> dict[str, Tensor]:
+        """The codes and scales that come closest to a target, [rows, columns]."""
         codes, scales = [], []
-        work = (lambda rows=rows: (rows, *round_rows(rows, factor, scheme)) for rows in weight.split(ROWS))
-        for rows, some_codes, some_scales in in_order(pool, work):
-            rows.copy_(dequantize_codes(some_codes, some_scales))
-            codes.append(pack(some_codes, scheme))
-            scales.append(some_scales)
+        work = (lambda rows=rows: round_rows(rows, factor, scheme) for rows in target.split(ROWS))
+        with worker_pool() as pool:
+            for rows, found in zip(self._weight(name).split(ROWS), in_order(pool, work), strict=True):
+                rows.copy_(dequantize_codes(*found))
+                codes.append(pack(found[0], scheme))
+                scales.append(found[1])
         return {f"{name}.{CODES}": torch.cat(codes), f"{name}.{SCALES}": torch.cat(scales)}
