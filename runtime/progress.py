@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -16,18 +17,39 @@ LOG_SECONDS = 30  # between two lines of a log: a CI system ends what stays sile
 
 
 class Log:
-    """Lines for a log, each with the time since the beginning."""
+    """The newest of many texts, now and then, with the time since the beginning."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.begun = self.last = time.monotonic()
+        self.begun = time.monotonic()
+        self._newest = ""
 
     def __call__(self, text: str) -> None:
-        """Says it, unless it has just said something."""
-        now = time.monotonic()
-        if now - self.last >= LOG_SECONDS:
-            self.last = now
-            self.console.print(f"{timedelta(seconds=round(now - self.begun))} {escape(text)}", soft_wrap=True)
+        self._newest = text
+
+    def speak(self) -> None:
+        """One line, of a step that goes on as well as of a new one."""
+        if self._newest:
+            since = timedelta(seconds=round(time.monotonic() - self.begun))
+            self.console.print(f"{since} {escape(self._newest)}", soft_wrap=True)
+
+
+@contextmanager
+def _log(console: Console) -> Iterator[Log]:
+    """That speaks every LOG_SECONDS, whether or not anybody says something then: some steps take ten minutes."""
+    log, ended = Log(console), Event()
+
+    def run() -> None:
+        while not ended.wait(LOG_SECONDS):
+            log.speak()
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield log
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -35,7 +57,8 @@ def status() -> Iterator[Status]:
     """What is going on."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Log(console)
+        with _log(console) as log:
+            yield log
         return
     with console.status("opening") as line:
         yield lambda text: line.update(escape(text))
@@ -46,7 +69,8 @@ def progress(title: str, total: int) -> Iterator[Advance]:
     """A bar over `total` bytes: how far, how fast, how long still."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _logged(Log(console), title, total)
+        with _log(console) as log:
+            yield _logged(log, title, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
                TimeRemainingColumn())  # fmt: skip

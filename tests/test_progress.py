@@ -1,34 +1,65 @@
 """Progress in a log, which nobody watches but a CI system."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from runtime import progress
+from runtime.bench import progress as bench_progress
 
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the clock shows, to be changed."""
     shown = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: shown[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: shown[0]))
     return shown
 
 
-def test_a_log_has_a_line_now_and_then(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
+
+
+def wait_for(line: str, times: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until a log that goes on has said it so often."""
+    count = 0
+    while count < times:
+        time.sleep(0.01)
+        count += capsys.readouterr().err.splitlines().count(line)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_step_that_takes_long_does_not_fall_silent(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress.status() as told:
-        for seconds[0] in range(100):
-            told(f"step [{seconds[0]}]")
-    assert capsys.readouterr().err.splitlines() == ["0:00:30 step [30]", "0:01:00 step [60]", "0:01:30 step [90]"]
+        told("opening")
+        told("lowering [1]")
+        wait_for("0:00:00 lowering [1]", 3, capsys)
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert not capsys.readouterr().err, "nothing once it has ended"
 
 
-def test_what_is_quick_leaves_no_line(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_quick_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.status() as told, progress.progress("reading", 10) as advance:
         told("opening")
         advance(10)
     assert not capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("often", "seconds")
+def test_steps_of_a_bench_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    with bench_progress.progress() as expect:
+        told = expect(12)
+        told("onnx loads")
+        told("onnx decodes")
+        wait_for("0:00:00 onnx decodes, 2 of 12", 1, capsys)
+
+
+@pytest.mark.usefixtures("often")
 def test_bytes_come_with_rate_and_remaining_time(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress("reading", 24_000_000_000) as advance:
         for seconds[0] in range(10, 40, 10):
             advance(2_000_000_000)
-    assert capsys.readouterr().err == "0:00:30 reading: 6.0 GB of 24.0 GB, 200.0 MB/s, 0:01:30 left\n"
+        wait_for("0:00:30 reading: 6.0 GB of 24.0 GB, 200.0 MB/s, 0:01:30 left", 1, capsys)

@@ -1,10 +1,13 @@
 """What a bench is doing, and how long the rest takes."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from runtime.progress import Status, status
 
 Told = Callable[[str], None]  # what is done next
 Expect = Callable[[int], Told]  # from how many steps there will be
@@ -17,10 +20,14 @@ def untold(steps: int) -> Told:
 
 @contextmanager
 def progress() -> Iterator[Expect]:
-    """What is done next, and how long the rest takes, on stderr."""
+    """What is done next, and how long the rest takes, on stderr; in a log a line now and then."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    if not console.is_terminal:
+        with status() as say:
+            yield lambda total: _counted(say, total)
+        return
+    bar = Progress(*columns, console=console, transient=True)
     try:
 
         def expect(total: int) -> Told:
@@ -37,3 +44,9 @@ def progress() -> Iterator[Expect]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def _counted(say: Status, total: int) -> Told:
+    """Says of each step which of all it is."""
+    count = itertools.count(1)
+    return lambda text: say(f"{text}, {next(count)} of {total}")
