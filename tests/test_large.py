@@ -36,7 +36,7 @@ def test_of_a_large_model_one_of_each_modality_is(job: Job, monkeypatch: pytest.
     text = sum(len(probe.continuation) for probe in found if probe.modality == "text")
     assert probes.SHORT.text <= text < probes.WHOLE.text
     others = [probe for probe in found if probe.modality != "text"]
-    assert sorted(probe.modality for probe in others) == ["audio", "image", "long"]
+    assert sorted(probe.modality for probe in others) == ["audio", "image"]
     assert all(len(probe.continuation) == probes.SHORT.continuation for probe in others)
 
 

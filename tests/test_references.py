@@ -33,7 +33,7 @@ COMPARED = ["lowering", "rounding", "quantization"]
 @pytest.fixture
 def small_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (probes, "WHOLE", probes.Extent(20, 4, None)), (rounding, "PAIRS", 5),
+        (probes, "WHOLE", probes.Extent(20, 4, None, long=True)), (rounding, "PAIRS", 5),
         (quantization, "PIECES", 2), (quantization, "QUESTIONS", 6),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

@@ -29,13 +29,14 @@ class Extent:
     text: int  # positions of running text that are decoded, at least
     continuation: int  # positions that are decoded after the prompts of other modalities
     prompts: int | None  # of each of those modalities; None: all
+    long: bool  # whether the one beyond a sliding window is among them: the check of goldens has it as well
 
     @classmethod
     def of(cls, tensors: Sequence[TensorDigest]) -> "Extent":
         return SHORT if sum(math.prod(tensor.shape) for tensor in tensors) > LARGE else WHOLE
 
 
-WHOLE, SHORT = Extent(400, 64, None), Extent(128, 16, 1)
+WHOLE, SHORT = Extent(400, 64, None, long=True), Extent(128, 16, 1, long=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def make_probes(job: Job) -> Iterator[Probe]:
 def _continued(job: Job, extent: Extent) -> Iterator[Golden]:
     """All but text, or the first few of each modality."""
     groups: dict[str, list[Golden]] = {}
-    for golden in (golden for golden in job.goldens if golden.modality != "text"):
+    left_out = ("text",) if extent.long else ("text", "long")
+    for golden in (golden for golden in job.goldens if golden.modality not in left_out):
         groups.setdefault(golden.modality, []).append(golden)
     return (golden for goldens in groups.values() for golden in goldens[: extent.prompts])
 
