@@ -23,7 +23,7 @@ from runtime.errors import UserError, first_line
 from runtime.greedy import Greedy, choose, suppress
 from runtime.prompt import KINDS, Message, Prompter, Rendered, media_paths, user, with_paths
 from runtime.references import Reference
-from runtime.sessions.base import ModelInputs, Session
+from runtime.sessions.base import Logits, ModelInputs, Session
 from runtime.untrusted import read_object, require_file, require_inside
 
 AGAIN = "export the bundle again"
@@ -183,6 +183,11 @@ def compare(golden: Golden, session: Session, suppressed: Sequence[int], near_ti
     """
     session.reset()
     logits = [session.prefill(golden.inputs), *(session.decode(token) for token in golden.tokens[:-1])]
+    return judge(golden, logits, suppressed, near_tie)
+
+
+def judge(golden: Golden, logits: Sequence[Logits], suppressed: Sequence[int], near_tie: float) -> Comparison:
+    """Logits before each of the golden's tokens."""
     found = np.stack([step[ids] for step, ids in zip(logits, golden.top_ids, strict=True)])
     chosen = [choose(step, suppressed) for step in logits]
     return Comparison(

@@ -105,6 +105,17 @@ class Job:
         """The quantized reference in fp16."""
         return self._open(self.quantized, torch.float16)
 
+    def in_torch(self, engine: Engine, folder: Path) -> Reference:
+        """The quantized reference, rounded as an engine does: what no kernel could avoid."""
+        if engine.half:
+            return self.half_reference
+        return self.reference.variant(self.blocks(engine, folder), self.kv_scales)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is one to ask."""
+        return self.quantized is not None and self.kind != "none"
+
     @cached_property
     def source_reference(self) -> Reference:
         return self._open(self.source)

@@ -138,10 +138,8 @@ class Answers:
 
     def rounded(self, engine: Engine, folder: Path) -> list[Readings]:
         """Rounded as the engine does: what no kernel could avoid."""
-        if engine.half:
-            return self._at(engine, "fp16", lambda: self.job.half_reference)
-        blocks = self.job.blocks(engine, folder)
-        return self._at(engine, repr(blocks), lambda: self.job.reference.variant(blocks, self.job.kv_scales))
+        arithmetic = "fp16" if engine.half else repr(self.job.blocks(engine, folder))
+        return self._at(engine, arithmetic, lambda: self.job.in_torch(engine, folder))
 
     def _at(self, engine: Engine, arithmetic: str, reference: Callable[[], Reference]) -> list[Readings]:
         """Where the engine is read."""

@@ -25,8 +25,7 @@ def run(job: Job) -> Iterator[Measure]:
         if engine.rounds is None:
             continue
         job.status(f"{engine.name}: int8 arithmetic")
-        rounding = job.reference.variant(job.blocks(engine, folder), job.kv_scales)
-        wanted = rounding.read([ModelInputs(pair) for pair in pairs], [[1]] * len(pairs))
+        wanted = job.in_torch(engine, folder).read([ModelInputs(pair) for pair in pairs], [[1]] * len(pairs))
         rows = metrics.row_rms(wanted, _read(engine.open(folder), pairs))
         note = f"{(rows > bound).sum()} of {len(rows)} rows with a flipped rounding"
         name, share = ("row_twentieth", 0.05) if job.kv_scales else ("row_median", 0.5)  # caches round as well

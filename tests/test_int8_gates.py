@@ -1,0 +1,99 @@
+"""Gates of engines that round to int8: what the same arithmetic in torch costs passes, and nothing else does."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.checks import goldens, lowering, runner
+from runtime.checks.probes import Readings
+from runtime.engines import ENGINES
+from runtime.gates import GATES, Gates, override
+from runtime.job import Job
+from runtime.manifest import Measure, Verification
+from runtime.verify import make_job
+from tests.test_verify import rewire_two_weights
+
+ENGINE = ENGINES["onnx"][0]
+STRICT = GATES | {name: replace(GATES[name], bound=1e-9) for name in (goldens.RMS, goldens.KL)}
+
+
+def job_of(bundle: Path, quantized: Path | None, gates: Gates = GATES) -> Job:
+    job = make_job(bundle, None, None, None, gates, lambda text: None)
+    job.quantized = quantized
+    job.goldens = [golden for golden in job.goldens if golden.modality == "text"]
+    return job
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table whose bounds int8 cannot hold."""
+    monkeypatch.setattr(goldens, "GATES", STRICT)
+
+
+def found(job: Job, name: str) -> Measure:
+    """Of plain onnxruntime."""
+    return next(measure for measure in goldens.run(job) if (measure.name, measure.engine) == (name, ENGINE.name))
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("name", [goldens.RMS, goldens.KL])
+def test_torch_is_asked_where_the_table_does_not_hold(bundle: Path, quantized_checkpoint: Path, name: str) -> None:
+    measure = found(job_of(bundle, quantized_checkpoint, STRICT), name)
+    assert measure.passed and measure.bound and measure.bound > 1e-9 and "in torch" in measure.note
+    assert measure.value > 1e-9, "control: the table's does not hold"
+
+
+@pytest.mark.usefixtures("strict")
+def test_what_torch_does_not_do_still_fails(bundle_copy: Path, quantized_checkpoint: Path) -> None:
+    rewire_two_weights(bundle_copy)
+    assert not found(job_of(bundle_copy, quantized_checkpoint, STRICT), goldens.RMS).passed
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_bundle_alone_is_held_to_what_its_export_found(bundle: Path) -> None:
+    recorded = [Measure(check="goldens", engine=ENGINE.name, modality="text", name=goldens.RMS, value=0, bound=0.02,
+                        at_least=False, passed=True, note="")]  # fmt: skip
+
+    def measure(measures: list[Measure]) -> Measure:
+        job = job_of(bundle, None, STRICT)
+        verification = Verification(ran=[], skipped={}, reference="whole", measures=measures, passed=True)
+        job.manifest = job.manifest.model_copy(update={"verification": verification})
+        return found(job, goldens.RMS)
+
+    assert measure(recorded).bound == 0.02 and measure(recorded).passed
+    assert not measure([]).passed, "control: nothing is recorded"
+
+
+def test_a_bound_that_somebody_set_holds_as_it_is(bundle: Path, quantized_checkpoint: Path) -> None:
+    measure = found(job_of(bundle, quantized_checkpoint, override(GATES, ["golden_rms=1e-9"])), goldens.RMS)
+    assert measure.bound == 1e-9 and not measure.passed
+
+
+@pytest.mark.parametrize(("in_torch", "engine", "passes"), [(0, 0, True), (0, 1, False), (3, 4, True), (3, 40, False)])
+def test_flips_are_counted_beside_those_of_torch(bundle: Path, in_torch: int, engine: int, passes: bool) -> None:
+    def readings(flipped: int) -> Readings:
+        logits = np.zeros((100, 8), np.float32)
+        logits[:, 0] = 1
+        logits[:flipped, 1] = 2
+        return Readings("text", np.arange(100), logits)
+
+    count, gate, _ = lowering._flips(job_of(bundle, None), readings(0), readings(engine), readings(in_torch))
+    assert count == engine and gate.holds(count) == passes
+
+
+def test_the_runner_may_write_what_the_session_writes(executorch_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The golden's tokens are not the program's, as int8 may have it; a runner that writes others is still caught."""
+    job = job_of(executorch_bundle, None)
+    job.goldens = [replace(golden, tokens=[token + 1 for token in golden.tokens]) for golden in job.goldens]
+    (measure,) = runner.run(job)
+    assert measure.passed and "differs at 0; as does the session" in measure.note
+    generate = runner.StockRunner.generate
+
+    def other(self: Any, *arguments: Any) -> list[int]:
+        return [token + 2 for token in generate(self, *arguments)]
+
+    monkeypatch.setattr(runner.StockRunner, "generate", other)
+    assert not next(runner.run(job)).passed
