@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from export.calibration import gptq, streamed
 from export.calibration.corpus import Corpus, open_corpus
 from export.calibration.gptq import DAMPING, correct, factorize, round_rows
-from export.calibration.statistics import input_to, recorded
+from export.calibration.statistics import Inputs, input_to, watched
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.models import EMBEDDED
 from export.quantize import quantize
@@ -146,7 +147,7 @@ def test_inputs_of_linears_in_a_forward() -> None:
     """All of them, or those of one, behind which nothing runs."""
     first, second = torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)
     layer, rows = torch.nn.Sequential(torch.nn.Sequential(first, second)), torch.randn(1, 5, 4)
-    with torch.no_grad(), recorded(layer, ["0.0", "0.1"], 10) as kept:
+    with torch.no_grad(), watched(layer, ["0.0", "0.1"], partial(Inputs, 10)) as kept:
         layer(rows), layer(rows * 2)
     assert torch.equal(kept["0.0"].rows, torch.cat([rows[0], rows[0] * 2]))
     assert torch.equal(kept["0.1"].rows[:5], first(rows)[0])

@@ -49,12 +49,8 @@ def test_manifest(bundle: Path) -> None:
     assert manifest.source.licence == "apache-2.0" and len(manifest.source.sha256) == 64
 
 
-LIKE_ANOTHER = (
-    "int4",
-    "int4-weighted",
-    "int4-g128",
-    "int8-gptq",
-)  # other numbers in the layout of a recipe that is exported
+# Other numbers in the layout of a recipe that is exported.
+LIKE_ANOTHER = "int4", "int4-weighted", "int4-g128", "int8-gptq"
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in LIKE_ANOTHER])

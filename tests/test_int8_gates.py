@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.checks import goldens, lowering, runner
+from runtime.checks import goldens, lowering, preprocessing, runner
 from runtime.checks.probes import Readings
 from runtime.engines import ENGINES
 from runtime.gates import GATES, Gates, override
 from runtime.job import Job
 from runtime.manifest import Measure, Verification
+from runtime.sessions.genai import GenaiSession
 from runtime.verify import make_job
 from tests.test_verify import rewire_two_weights
 
@@ -84,10 +85,14 @@ def test_flips_are_counted_beside_those_of_torch(bundle: Path, in_torch: int, en
     assert count == engine and gate.holds(count) == passes
 
 
+def with_other_tokens(job: Job) -> Job:
+    job.goldens = [replace(golden, tokens=[token + 1 for token in golden.tokens]) for golden in job.goldens]
+    return job
+
+
 def test_the_runner_may_write_what_the_session_writes(executorch_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The golden's tokens are not the program's, as int8 may have it; a runner that writes others is still caught."""
-    job = job_of(executorch_bundle, None)
-    job.goldens = [replace(golden, tokens=[token + 1 for token in golden.tokens]) for golden in job.goldens]
+    job = with_other_tokens(job_of(executorch_bundle, None))
     (measure,) = runner.run(job)
     assert measure.passed and "differs at 0; as does the session" in measure.note
     generate = runner.StockRunner.generate
@@ -97,3 +102,16 @@ def test_the_runner_may_write_what_the_session_writes(executorch_bundle: Path, m
 
     monkeypatch.setattr(runner.StockRunner, "generate", other)
     assert not next(runner.run(job)).passed
+
+
+def test_own_processing_may_write_what_the_session_writes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = with_other_tokens(job_of(bundle, None))
+
+    def own_greedy() -> Measure:
+        return next(measure for measure in preprocessing.run(job) if measure.name == "own_greedy")
+
+    assert own_greedy().passed
+    generate = GenaiSession.generate
+    monkeypatch.setattr(GenaiSession, "generate", lambda *given, **options: [
+        token + 2 for token in generate(*given, **options)])  # fmt: skip
+    assert not own_greedy().passed, "control: other processing, other tokens"

@@ -9,6 +9,7 @@ compensated follows from the squares of what a tensor puts out, E H E^T of `gptq
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 from export.calibration.gptq import factorize, round_rows
 from export.calibration.rounding import of_tied_head
 from export.calibration.statistics import Moments, input_of, watched
+from export.calibration.streamed import begin, head_moments
 from export.schemes import INT4, INT4_64, INT4_128, INT8, Scheme, dequantize, dequantize_codes, quantize_rows
 from runtime.manifest import Record
 from runtime.progress import progress
 from runtime.sessions.base import ModelInputs
-from runtime.sessions.past import Past
 from runtime.sessions.reference import enough_threads
 from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
 
@@ -76,9 +77,9 @@ def measure_sensitivity(
     model = StreamedModel(checkpoint, torch.float32, lambda text: None)
     groups = model.depth * len(PARTS)
     with torch.no_grad(), enough_threads(model.stem), progress("sensitivity", groups + 1) as advance:
-        source, seen = _Variant(_begin(model, probes), None), _begin(model, sequences)
+        source, seen = _Variant(begin(model, probes), None), begin(model, sequences)
         with _rounded_table(model):
-            embedding = _Variant(_begin(model, probes), None)
+            embedding = _Variant(begin(model, probes), None)
         variants = [embedding]
         for index in range(model.depth):
             with model.layer(index) as layer:
@@ -97,10 +98,6 @@ def measure_sensitivity(
     return [variant.found for variant in variants if variant.found]
 
 
-def _begin(model: StreamedModel, sequences: Sequence[ModelInputs]) -> list[Flow]:
-    return [model.begin(inputs, Past(model.config)) for inputs in sequences]
-
-
 def _through(layer: nn.Module, index: int, variant: _Variant) -> None:
     for flow in variant.flows:
         flow.hidden = flow.after(layer, index)
@@ -109,7 +106,7 @@ def _through(layer: nn.Module, index: int, variant: _Variant) -> None:
 def _vary(layer: nn.Module, index: int, prefix: str, source: _Variant, seen: Sequence[Flow]) -> Iterator[_Variant]:
     """A variant for each group of the layer's tensors, behind the layer; so are the sequences that are seen, then."""
     linears = [name for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
-    with watched(layer, linears, whole=True) as moments:
+    with watched(layer, linears, partial(Moments, whole=True)) as moments:
         for flow in seen:
             flow.hidden = flow.after(layer, index)
     for part in PARTS:
@@ -178,11 +175,8 @@ def _rounded_table(model: StreamedModel) -> Iterator[None]:
 
 def _describe_embedding(model: StreamedModel, seen: Sequence[Flow]) -> Sensitivity:
     """By what enters the head."""
-    moments = Moments(seen[0].hidden.shape[-1], whole=True)
-    for flow in seen:
-        moments.add(model.normed(flow.hidden))
     table = model.tensors[model.embedding]
-    losses = _losses(_sample(table), of_tied_head(moments.sums))
+    losses = _losses(_sample(table), of_tied_head(head_moments(model, seen).sums))
     return Sensitivity(names=[model.embedding], weights=table.numel(), kl={}, losses=losses)
 
 

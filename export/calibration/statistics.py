@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +40,6 @@ class Moments:
         return (self.sums.diagonal() if self.sums.ndim == 2 else self.sums) / max(self.rows, 1)
 
 
-@contextmanager
-def watched(layer: nn.Module, modules: Sequence[str], whole: bool) -> Iterator[dict[str, Moments]]:
-    """While it lasts, inputs of the modules are added up; by `input_of` their names."""
-    moments: dict[str, Moments] = {}
-    with ExitStack() as stack:
-        for name in dict.fromkeys(map(input_of, modules)):
-            module = layer.get_submodule(name)
-            found = moments[name] = Moments(module.weight.shape[1], whole)  # type: ignore[arg-type, index]
-            hook = module.register_forward_pre_hook(lambda module, inputs, found=found: found.add(inputs[0]))
-            stack.callback(hook.remove)
-        yield moments
-
-
 class Inputs:
     """Of a linear, those of all sequences, one behind another, in a temporary file."""
 
@@ -65,16 +53,27 @@ class Inputs:
         self._count += x.shape[1]
 
 
+class Collector(Protocol):
+    """What is told of each input of a linear, [1, T, width]."""
+
+    def add(self, x: Tensor) -> None: ...
+
+
+Told = TypeVar("Told", bound=Collector)
+
+
 @contextmanager
-def recorded(layer: nn.Module, modules: Sequence[str], rows: int) -> Iterator[dict[str, Inputs]]:
-    """While it lasts, inputs of the modules are kept, so many rows of each; by `input_of` their names."""
-    kept: dict[str, Inputs] = {}
+def watched(layer: nn.Module, modules: Sequence[str], begin: Callable[[int], Told]) -> Iterator[dict[str, Told]]:
+    """While it lasts, inputs of the modules are told to what `begin` makes for their width; by `input_of` their names,
+    in the order of the modules.
+    """
+    told: dict[str, Told] = {}
     with ExitStack() as stack:
         for name in dict.fromkeys(map(input_of, modules)):
             module = layer.get_submodule(name)
-            found = kept[name] = Inputs(rows, module.weight.shape[1])  # type: ignore[arg-type, index]
+            found = told[name] = begin(module.weight.shape[1])  # type: ignore[arg-type, index]
             stack.callback(module.register_forward_pre_hook(lambda _, given, found=found: found.add(given[0])).remove)
-        yield kept
+        yield told
 
 
 class _Reached(Exception):
@@ -90,7 +89,9 @@ def input_to(module: nn.Module, run: Callable[[], object]) -> Tensor:
         raise _Reached
 
     hook = module.register_forward_pre_hook(stop)
-    with suppress(_Reached):
-        run()
-    hook.remove()
+    try:
+        with suppress(_Reached):
+            run()
+    finally:
+        hook.remove()
     return found[0][0]

@@ -7,7 +7,7 @@ run goes on at the layer it was in.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from export.calibration.gptq import Factor, correct, factorize, round_rows
-from export.calibration.statistics import Inputs, Moments, input_of, input_to, recorded, watched
+from export.calibration.statistics import Inputs, Moments, input_of, input_to, watched
 from export.pool import in_order, worker_pool
 from export.recipes import Recipe
 from export.schemes import Scheme, dequantize_codes, pack
@@ -51,8 +51,7 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
     model = StreamedModel(source.folder, torch.float32, lambda text: None)
     total = sum(stored.bytes for stored in source.tensors.values() if stored.name.startswith(f"{model.prefix}.layers."))
     with torch.no_grad(), enough_threads(model.stem), progress("calibrating", total) as advance:
-        begun = [model.begin(inputs, Past(model.config)) for inputs in sequences]
-        flows = _Flows(begun, [replace(flow) for flow in begun] if recipe.method == "compensated" else [])
+        flows = _Flows(begin(model, sequences), begin(model, sequences) if recipe.method == "compensated" else [])
         done = _resume(flows, folder)
         advance(done * (total // model.depth))
         for index in range(done, model.depth):
@@ -60,7 +59,13 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
                 _Layer(layer, index, model.layer_prefix(index), recipe, folder).calibrate(flows)
             _keep(flows, index, folder)
             advance(total // model.depth)
-        _watch_head(model, flows.quantized, folder)
+        moments = head_moments(model, flows.quantized)
+        _save({MOMENTS: moments.sums / moments.rows}, folder / f"{HEAD}.safetensors")
+
+
+def begin(model: StreamedModel, sequences: Sequence[ModelInputs]) -> list[Flow]:
+    """Whole sequences before the first layer."""
+    return [model.begin(inputs, Past(model.config)) for inputs in sequences]
 
 
 def layer_file(folder: Path, index: int) -> Path:
@@ -96,12 +101,12 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     partial.rename(path)
 
 
-def _watch_head(model: StreamedModel, flows: Sequence[Flow], folder: Path) -> None:
-    """X^T X of what enters the output projection."""
+def head_moments(model: StreamedModel, flows: Sequence[Flow]) -> Moments:
+    """Of what enters the output projection, once the flows are behind the last layer."""
     moments = Moments(flows[0].hidden.shape[-1], whole=True)
     for flow in flows:
         moments.add(model.normed(flow.hidden))
-    _save({MOMENTS: moments.sums / moments.rows}, folder / f"{HEAD}.safetensors")
+    return moments
 
 
 @dataclass
@@ -122,7 +127,7 @@ class _Layer:
             found = self._compensate(schemes, wanted, flows.quantized)
             outputs = [flow.after(self.layer, self.index) for flow in flows.quantized]
         else:
-            with watched(self.layer, list(schemes), whole=False) as moments:
+            with watched(self.layer, list(schemes), partial(Moments, whole=False)) as moments:
                 outputs = [flow.after(self.layer, self.index) for flow in flows.quantized]
             for name, these in moments.items():
                 self._require_finite(name, these)
@@ -134,7 +139,7 @@ class _Layer:
     def _through_source(self, schemes: dict[str, Scheme], flows: Sequence[Flow]) -> dict[str, Inputs]:
         """What enters the linears while the layer is still the source's; brings the source's sequences through it."""
         positions = sum(flow.hidden.shape[1] for flow in flows)
-        with recorded(self.layer, list(schemes), positions) as wanted:
+        with watched(self.layer, list(schemes), partial(Inputs, positions)) as wanted:
             for flow in flows:
                 flow.hidden = flow.after(self.layer, self.index)
         return wanted
