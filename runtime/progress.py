@@ -9,10 +9,19 @@ from threading import Event, Thread
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Status = Callable[[str], None]  # told what goes on
-Advance = Callable[[int], None]  # by so many bytes
+Advance = Callable[[int], None]  # by so many bytes, or other units
 LOG_SECONDS = 30  # between two lines of a log: a CI system ends what stays silent, and nobody reads thousands
 
 
@@ -65,28 +74,42 @@ def status() -> Iterator[Status]:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """A bar over `total` bytes: how far, how fast, how long still."""
+def progress(title: str, total: int, unit: str = "") -> Iterator[Advance]:
+    """A bar over `total` bytes, or as many of what `unit` names: how far, how fast, how long still."""
     console = Console(stderr=True)
     if not console.is_terminal:
         with _log(console) as log:
-            yield _logged(log, title, total)
+            yield _logged(log, title, total, unit)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+    amount: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+    if unit:
+        amount = MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[rate]}")
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task(title, total=total, rate="")
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            bar.update(task, rate=_rate(bar.tasks[task].speed or 0, unit))
+
+        yield advance
 
 
-def _logged(log: Log, title: str, total: int) -> Advance:
+def _logged(log: Log, title: str, total: int, unit: str) -> Advance:
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        speed = done / max(time.monotonic() - log.begun, 1e-9)  # bytes/s
+        speed = done / max(time.monotonic() - log.begun, 1e-9)
         left = timedelta(seconds=round((total - done) / speed)) if speed else "unknown"
-        log(f"{title}: {decimal(done)} of {decimal(total)}, {decimal(int(speed))}/s, {left} left")
+        amount = f"{done} of {total} {unit}" if unit else f"{decimal(done)} of {decimal(total)}"
+        log(f"{title}: {amount}, {_rate(speed, unit)}, {left} left")
 
     return advance
+
+
+def _rate(speed: float, unit: str) -> str:
+    """Of so much in a second."""
+    return f"{60 * speed:.1f}/min" if unit else f"{decimal(int(speed))}/s"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from export.calibration import gptq, streamed
+from export.calibration import gptq, statistics, streamed
 from export.calibration.corpus import Corpus, open_corpus
 from export.calibration.gptq import DAMPING, correct, factorize, round_rows
-from export.calibration.statistics import Inputs, input_to, watched
+from export.calibration.statistics import Inputs, Moments, input_to, watched
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.models import EMBEDDED
 from export.quantize import quantize
@@ -156,6 +157,33 @@ def test_inputs_of_linears_in_a_forward() -> None:
         assert torch.equal(input_to(second, lambda: layer(rows)), first(rows)[0])
     with pytest.raises(pytest.fail.Exception):
         layer(rows)
+
+
+@pytest.mark.parametrize("block", [3, 8, 12, 100])
+def test_moments_of_wide_inputs(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Half of the products are taken, the others mirrored."""
+    monkeypatch.setattr(statistics, "BLOCK", block)
+    moments, rows = Moments(12, whole=True), torch.randn(2, 50, 12)
+    for some in rows:
+        moments.add(some)
+    flat = rows.flatten(0, 1)
+    assert torch.allclose(moments.sums, flat.T @ flat, atol=1e-4)
+    assert torch.allclose(moments.importance, flat.square().mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("outputs", [[2, 1], [8, 5]])
+def test_what_linears_lost(outputs: list[int]) -> None:
+    """W (X* - X)^T X, where linears of one input have fewer outputs together than inputs, and where they have more."""
+    layer = torch.nn.ModuleDict({name: torch.nn.Linear(6, size) for name, size in zip("ab", outputs, strict=True)})
+    inputs, source = torch.randn(2, 30, 6), torch.randn(60, 6)
+    flows: Any = [SimpleNamespace(after=lambda layer, _, rows=rows: layer["a"](rows[None])) for rows in inputs]
+    gathered = streamed._Layer(layer, 0, "", RECIPES["int4-gptq"], Path())
+    with torch.no_grad():
+        moments, pulls = gathered._gather(["a", "b"], source, flows)
+        rows = inputs.flatten(0, 1)
+        for name, pull in pulls.items():
+            assert torch.allclose(pull, gathered._weight(name) @ (source - rows).T @ rows, atol=1e-4)
+    assert torch.allclose(moments.sums, rows.T @ rows, atol=1e-4)
 
 
 def test_later_layers_make_up_for_earlier_ones(

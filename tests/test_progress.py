@@ -1,9 +1,11 @@
 """Progress in a log, which nobody watches but a CI system."""
 
 import time
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from runtime import progress
 from runtime.bench import progress as bench_progress
@@ -63,3 +65,24 @@ def test_bytes_come_with_rate_and_remaining_time(seconds: list[float], capsys: p
         for seconds[0] in range(10, 40, 10):
             advance(2_000_000_000)
         wait_for("0:00:30 reading: 6.0 GB of 24.0 GB, 200.0 MB/s, 0:01:30 left", 1, capsys)
+
+
+@pytest.mark.usefixtures("often")
+def test_other_units_are_counted_by_the_minute(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress("sensitivity", 12, "steps") as advance:
+        seconds[0] = 30
+        advance(3)
+        wait_for("0:00:30 sensitivity: 3 of 12 steps, 6.0/min, 0:01:30 left", 1, capsys)
+    assert "bytes" not in capsys.readouterr().err
+
+
+def test_bar_of_other_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a terminal."""
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    with progress.progress("sensitivity", 12, "steps") as advance:
+        advance(3)
+        advance(9)
+    assert "12/12" in screen.getvalue() and "steps" in screen.getvalue() and "/min" in screen.getvalue()
+    assert "bytes" not in screen.getvalue()

@@ -75,8 +75,8 @@ def measure_sensitivity(
         UserError: no checkpoint there that transformers opens.
     """
     model = StreamedModel(checkpoint, torch.float32, lambda text: None)
-    groups = model.depth * len(PARTS)
-    with torch.no_grad(), enough_threads(model.stem), progress("sensitivity", groups + 1) as advance:
+    steps = model.depth + model.depth * len(PARTS) + 1  # layers, then groups and the embedding
+    with torch.no_grad(), enough_threads(model.stem), progress("sensitivity", steps, "steps") as advance:
         source, seen = _Variant(begin(model, probes), None), begin(model, sequences)
         with _rounded_table(model):
             embedding = _Variant(begin(model, probes), None)
@@ -87,6 +87,7 @@ def measure_sensitivity(
                 for variant in (*variants, source):
                     _through(layer, index, variant)
             variants += made
+            advance(1)
         embedding.found = _describe_embedding(model, seen)
         modalities = [_modality(inputs) for inputs in probes]
         counts = [POSITIONS if modality == "text" else ABOUT_MEDIA for modality in modalities]

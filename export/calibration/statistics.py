@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from runtime.scratch import scratch
 
 SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}  # what a linear shares its input with
+BLOCK = 2048  # columns of X whose products with those behind them are taken at once
 
 
 def input_of(module: str) -> str:
@@ -29,10 +30,14 @@ class Moments:
         """[..., width]"""
         rows = x.reshape(-1, x.shape[-1])
         self.rows += len(rows)
-        if self.sums.ndim == 2:
-            self.sums.addmm_(rows.T, rows)
-        else:
+        if self.sums.ndim == 1:
             self.sums += rows.square().sum(0)
+            return
+        for start in range(0, rows.shape[1], BLOCK):  # half of a symmetric product is enough
+            stop = start + BLOCK
+            product = rows[:, start:stop].T @ rows[:, start:]
+            self.sums[start:stop, start:] += product
+            self.sums[stop:, start:stop] += product[:, BLOCK:].T
 
     @property
     def importance(self) -> Tensor:

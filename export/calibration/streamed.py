@@ -150,10 +150,8 @@ class _Layer:
         """Codes and scales of linears; their weights become what these stand for, before the next ones are fed."""
         found: dict[str, Tensor] = {}
         for shared in list(wanted):
-            moments, drift = self._gather(shared, wanted.pop(shared).rows, flows)
             members = [name for name in schemes if input_of(name) == shared]
-            pulls = {name: self._weight(name) @ drift for name in members}
-            del drift  # of a wide linear as large as a layer
+            moments, pulls = self._gather(members, wanted.pop(shared).rows, flows)
             for scheme in dict.fromkeys(schemes[name] for name in members):
                 factor = factorize(moments.sums, scheme)
                 for name in (name for name in members if schemes[name] == scheme):
@@ -161,18 +159,27 @@ class _Layer:
                     found |= self._round_linear(name, target, scheme, factor)
         return found
 
-    def _gather(self, name: str, wanted: Tensor, flows: Sequence[Flow]) -> tuple[Moments, Tensor]:
-        """X^T X of the inputs X [rows, width] that a linear will have, and (X* - X)^T X for the source's X*."""
-        module, at = self.layer.get_submodule(name), 0
+    def _gather(
+        self, members: Sequence[str], wanted: Tensor, flows: Sequence[Flow]
+    ) -> tuple[Moments, dict[str, Tensor]]:
+        """X^T X of the inputs X [rows, width] that linears will have, and W (X* - X)^T X of each, for the source's X*.
+
+        That product is taken in the order that makes less of it: where there are fewer outputs than inputs, from W on.
+        """
+        weights = [self._weight(name) for name in members]
+        module, at = self.layer.get_submodule(members[0]), 0
         moments = Moments(wanted.shape[1], whole=True)
-        drift = torch.zeros_like(moments.sums)
+        few = sum(map(len, weights)) < wanted.shape[1]
+        drift = torch.zeros(sum(map(len, weights)) if few else wanted.shape[1], wanted.shape[1])
         for flow in flows:
             rows = input_to(module, partial(flow.after, self.layer, self.index))
             moments.add(rows)
-            drift.addmm_((wanted[at : at + len(rows)] - rows).T, rows)
+            lost = wanted[at : at + len(rows)] - rows
+            drift.addmm_((torch.cat([lost @ weight.T for weight in weights], 1) if few else lost).T, rows)
             at += len(rows)
-        self._require_finite(name, moments)
-        return moments, drift
+        self._require_finite(members[0], moments)
+        pulls = drift.split([len(weight) for weight in weights]) if few else [weight @ drift for weight in weights]
+        return moments, dict(zip(members, pulls, strict=True))
 
     def _require_finite(self, name: str, moments: Moments) -> None:
         if not torch.isfinite(moments.importance).all():
