@@ -23,6 +23,28 @@ class TensorError(BaseModel):
     plain_error: float  # with plain absmax scales
 
 
+class Sensitivity(BaseModel):
+    """Of a group of tensors, measured where a recipe spends a budget."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    names: list[str]
+    weights: int
+    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32
+
+    @property
+    def divergence(self) -> float:
+        """Nats, the mean of all modalities."""
+        return sum(self.kl.values()) / len(self.kl)
+
+    @property
+    def label(self) -> str:
+        """`layers.3.mlp.gate_proj, up_proj`"""
+        names = [name.removesuffix(".weight") for name in self.names]
+        first = re.sub(r"^.*?(?=layers\.|embed_tokens)", "", names[0])
+        return ", ".join([first, *(name.rpartition(".")[2] for name in names[1:])])
+
+
 class Record(BaseModel):
     """Of the quantizer's record, what is told here."""
 
@@ -32,6 +54,7 @@ class Record(BaseModel):
     errors: list[TensorError]
     error: float
     plain_error: float
+    sensitivity: list[Sensitivity] = []
 
 
 @dataclass(frozen=True)
@@ -57,11 +80,29 @@ class Rounding:
     def others(self) -> list[TensorError]:
         return [error for error in self.record.errors if not LAYER.search(error.name)]
 
+    @property
+    def sensitive(self) -> list[Sensitivity]:
+        """The most sensitive first."""
+        return sorted(self.record.sensitivity, key=lambda group: -group.divergence)
+
+    def share(self, group: Sensitivity) -> float:
+        """Of the weights of all groups."""
+        return group.weights / sum(one.weights for one in self.record.sensitivity)
+
+    def schemes(self, group: Sensitivity) -> str:
+        """What its tensors became."""
+        found = [tensor for tensor in self.record.tensors if tensor.name in group.names]
+        return " and ".join(sorted({_scheme(tensor) for tensor in found}))
+
     def heat(self, error: TensorError) -> float:
         """0 for the smallest error of all, 1 for the largest."""
         errors = [one.error for one in self.record.errors]
         span = max(errors) - min(errors)
         return (error.error - min(errors)) / span if span else 0.0
+
+
+def _scheme(tensor: TensorDigest) -> str:
+    return f"{tensor.dtype} in groups of {tensor.group}" if tensor.group else f"{tensor.dtype} by row"
 
 
 def read_rounding(name: str, manifest: Manifest, quantized: Path | None) -> Rounding | str:
