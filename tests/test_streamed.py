@@ -202,16 +202,15 @@ def layers_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many layers had weights in memory each time that one had been loaded."""
     known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
     counts: list[int] = []
-    fill = StreamedModel._fill
+    fill = StreamedModel._filled_layer
 
-    def filled(self: StreamedModel, module: nn.Module, prefix: str) -> nn.Module:
-        found = fill(self, module, prefix)
-        if hasattr(found, "self_attn"):
-            known.add(found)
-            counts.append(sum(any(not weight.is_meta for weight in layer.parameters()) for layer in known))
+    def filled(self: StreamedModel, index: int) -> nn.Module:
+        found = fill(self, index)
+        known.add(found)
+        counts.append(sum(any(not weight.is_meta for weight in layer.parameters()) for layer in known))
         return found
 
-    monkeypatch.setattr(StreamedModel, "_fill", filled)
+    monkeypatch.setattr(StreamedModel, "_filled_layer", filled)
     yield counts
 
 

@@ -5,7 +5,7 @@ weight is the largest of all, is multiplied some rows at a time.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -26,7 +26,16 @@ from runtime.progress import Status
 from runtime.scratch import scratch
 from runtime.sessions.base import ModelInputs, Positions
 from runtime.sessions.past import Past, Scales
-from runtime.sessions.reference import Blocks, enough_threads, int8_activations, read_config, round_inputs, tensors_of
+from runtime.sessions.reference import (
+    Blocks,
+    count_weights,
+    enough_threads,
+    int8_activations,
+    read_config,
+    round_inputs,
+    tensors_of,
+)
+from runtime.sessions.unpacked import UnpackedLayers
 from runtime.tensors import Tensors
 
 HEAD = "lm_head"
@@ -159,6 +168,7 @@ class StreamedModel:
         self.prefix = decoder_prefix(self.config)
         self.embedding = f"{self.prefix}.embed_tokens.weight"  # name of the weight
         self._layers, self._norm = self._cut()
+        self._unpacked = UnpackedLayers(count_weights(checkpoint)) if self._quantizer else None
 
     @property
     def depth(self) -> int:
@@ -195,7 +205,13 @@ class StreamedModel:
         Raises:
             UserError: weights are missing or of other shapes.
         """
-        stored = self.tensors.under(prefix)
+        self._assign(module, self.tensors.under(prefix), prefix)
+        if self._quantizer:
+            dequantize(module, self._quantizer)
+        return module.eval().requires_grad_(False)
+
+    def _assign(self, module: nn.Module, stored: Mapping[str, Tensor], prefix: str) -> None:
+        """Tensors by their names in the module."""
         tensors = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in stored.items()}
         try:
             module.load_state_dict(tensors, assign=True)
@@ -203,14 +219,11 @@ class StreamedModel:
             reason = " ".join(str(error).split("\n", 1)[-1].split())
             raise UserError(f"{self.tensors.folder}: weights of {prefix[:-1]} are not those that config.json asks for "
                             f"({reason}): download or quantize them again") from None  # fmt: skip
-        if self._quantizer:
-            dequantize(module, self._quantizer)
-        return module.eval().requires_grad_(False)
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         """A decoder layer with its weights, which go when the context does, whoever still knows the layer."""
-        layer = self._fill(copy.deepcopy(self._layers[index]), f"{self.layer_prefix(index)}.")
+        layer = self._filled_layer(index)
         try:
             yield layer
         finally:
@@ -218,6 +231,18 @@ class StreamedModel:
             layer.to_empty(device="meta")
             if size > TRIMMED:
                 heap.trim()
+
+    def _filled_layer(self, index: int) -> nn.Module:
+        """Unpacked once."""
+        prefix = f"{self.layer_prefix(index)}."
+        if self._unpacked and index in self._unpacked:
+            layer, stored = self._unpacked[index]
+            self._assign(layer, stored, prefix)
+            return layer.requires_grad_(False)
+        layer = self._fill(copy.deepcopy(self._layers[index]), prefix)
+        if self._unpacked:
+            self._unpacked.keep(index, layer)
+        return layer
 
     def begin(self, inputs: ModelInputs, past: Past) -> Flow:
         """Embeddings, soft tokens in place, by transformers' own forward."""
