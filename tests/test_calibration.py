@@ -177,7 +177,7 @@ def test_what_linears_lost(outputs: list[int]) -> None:
     layer = torch.nn.ModuleDict({name: torch.nn.Linear(6, size) for name, size in zip("ab", outputs, strict=True)})
     inputs, source = torch.randn(2, 30, 6), torch.randn(60, 6)
     flows: Any = [SimpleNamespace(after=lambda layer, _, rows=rows: layer["a"](rows[None])) for rows in inputs]
-    gathered = streamed._Layer(layer, 0, "", RECIPES["int4-gptq"], Path())
+    gathered = streamed._Layer(layer, 0, "", RECIPES["int4-gptq"], Path(), 0, lambda _: None)
     with torch.no_grad():
         moments, pulls = gathered._gather(["a", "b"], source, flows)
         rows = inputs.flatten(0, 1)

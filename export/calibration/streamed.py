@@ -22,7 +22,7 @@ from export.recipes import Recipe
 from export.schemes import Scheme, dequantize_codes, pack
 from export.sources import Source
 from runtime.errors import UserError
-from runtime.progress import progress
+from runtime.progress import Advance, progress
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.past import Past
 from runtime.sessions.reference import enough_threads
@@ -56,9 +56,9 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
         advance(done * (total // model.depth))
         for index in range(done, model.depth):
             with model.layer(index) as layer:
-                _Layer(layer, index, model.layer_prefix(index), recipe, folder).calibrate(flows)
+                named = model.layer_prefix(index)
+                _Layer(layer, index, named, recipe, folder, total // model.depth, advance).calibrate(flows)
             _keep(flows, index, folder)
-            advance(total // model.depth)
         moments = head_moments(model, flows.quantized)
         _save({MOMENTS: moments.sums / moments.rows}, folder / f"{HEAD}.safetensors")
 
@@ -118,6 +118,8 @@ class _Layer:
     name: str  # prefix of its weights in the checkpoint
     recipe: Recipe
     folder: Path
+    bytes: int
+    advance: Advance  # as linears are rounded: a layer of the 12B takes a quarter of an hour
 
     def calibrate(self, flows: _Flows) -> None:
         """Writes the layer's file, and brings the sequences through it as it will be."""
@@ -132,6 +134,7 @@ class _Layer:
             for name, these in moments.items():
                 self._require_finite(name, these)
             found = {f"{name}.{IMPORTANCE}": moments[input_of(name)].importance for name in schemes}
+            self.advance(self.bytes)
         _save(found, layer_file(self.folder, self.index))
         for flow, hidden in zip(flows.quantized, outputs, strict=True):
             flow.hidden = hidden
@@ -149,6 +152,7 @@ class _Layer:
     ) -> dict[str, Tensor]:
         """Codes and scales of linears; their weights become what these stand for, before the next ones are fed."""
         found: dict[str, Tensor] = {}
+        weights = sum(self._weight(name).numel() for name in schemes)
         for shared in list(wanted):
             members = [name for name in schemes if input_of(name) == shared]
             moments, pulls = self._gather(members, wanted.pop(shared).rows, flows)
@@ -157,6 +161,7 @@ class _Layer:
                 for name in (name for name in members if schemes[name] == scheme):
                     target = correct(self._weight(name), pulls.pop(name), factor)
                     found |= self._round_linear(name, target, scheme, factor)
+                    self.advance(self.bytes * target.numel() // weights)
         return found
 
     def _gather(
