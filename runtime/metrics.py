@@ -123,6 +123,18 @@ def top_gaps(logits: Array) -> NDArray[np.float64]:
     return _by_rows(lambda some: np.diff(np.partition(some.astype(np.float64), -2)[:, -2:])[:, 0], logits)
 
 
+def gap_shifts(reference: Array, found: Array) -> NDArray[np.float64]:
+    """[positions]: by how much `found` moves the gap between the reference's two largest logits."""
+
+    def shifts(reference: Array, found: Array) -> Doubles:
+        two = np.argpartition(reference, -2)[:, -2:]
+        before, after = (np.diff(np.take_along_axis(logits.astype(np.float64), two, 1))[:, 0]
+                         for logits in (reference, found))  # fmt: skip
+        return np.abs(after - before)
+
+    return _by_rows(shifts, reference, found)
+
+
 def top_k(logits: Array, count: int) -> tuple[NDArray[np.int64], Array]:
     """Ids and values [positions, count], largest first; equal values by id, so that files do not depend on chance."""
     ids = np.argsort(-logits, axis=-1, kind="stable")[:, :count]

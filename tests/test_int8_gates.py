@@ -85,6 +85,24 @@ def test_flips_are_counted_beside_those_of_torch(bundle: Path, in_torch: int, en
     assert count == engine and gate.holds(count) == passes
 
 
+@pytest.mark.parametrize(
+    ("moved", "engine", "passes"), [(0.9, 1, False), (1.1, 1, True), (1.1, 4, True), (1.1, 5, False)]
+)
+def test_torch_may_move_other_gaps_as_far(bundle: Path, moved: float, engine: int, passes: bool) -> None:
+    """It flips no token, but takes the gap at another position, of 2, that near to nothing; the engine's are of 1."""
+
+    def readings(flipped: int, last: float) -> Readings:
+        logits = np.zeros((100, 8), np.float32)
+        logits[:, 0] = 1
+        logits[:flipped, 1] = 2
+        logits[-1, 0] = last
+        return Readings("text", np.arange(100), logits)
+
+    plain, in_torch, found = readings(0, 2), readings(0, 2 - moved), readings(engine, 2)
+    count, gate, _ = lowering._flips(job_of(bundle, None), plain, found, in_torch)
+    assert count == engine and gate.holds(count) == passes
+
+
 def with_other_tokens(job: Job) -> Job:
     job.goldens = [replace(golden, tokens=[token + 1 for token in golden.tokens]) for golden in job.goldens]
     return job

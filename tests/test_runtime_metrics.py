@@ -64,3 +64,10 @@ def test_ending_early_is_an_error() -> None:
 def test_kl_is_never_negative(logits: list[float], shift: float) -> None:
     reference = np.array([logits])
     assert metrics.kl_divergence(reference, np.roll(reference, 1) * shift)[0] >= 0
+
+
+def test_gap_shifts() -> None:
+    reference = np.array([[1, 5, 3, 0], [2, 2.5, 0, -1]], np.float32)
+    found = np.array([[9, 4, 3.5, 0], [3, 2, 7, -1]], np.float32)
+    assert metrics.gap_shifts(reference, found) == pytest.approx([1.5, 1.5])
+    assert not metrics.gap_shifts(reference, reference).any()

@@ -133,17 +133,20 @@ def _top_1_gate(job: Job, engine: Engine, want: Readings, got: Readings, in_torc
 def _flips(job: Job, want: Readings, got: Readings, in_torch: Readings) -> tuple[float, Gate, str]:
     """Positions with another first token although the reference's top two are well apart.
 
-    As many as the same arithmetic in torch has, give or take two standard errors; none where that has none.
+    As many as the same arithmetic in torch has, give or take two standard errors; where that has none, such few still
+    where it moves a gap between two such tokens by as much as theirs, be it at other positions.
     """
-    gaps, near_tie = metrics.top_gaps(want.logits).tolist(), job.gates["near_tie"].bound
+    gaps, near_tie = metrics.top_gaps(want.logits), job.gates["near_tie"].bound
     right = want.logits.argmax(-1).tolist()
-    match, reached = (metrics.compare_forced(right, readings.logits.argmax(-1).tolist(), gaps, near_tie)
+    match, reached = (metrics.compare_forced(right, readings.logits.argmax(-1).tolist(), gaps.tolist(), near_tie)
                       for readings in (got, in_torch))  # fmt: skip
     count, unavoidable, gate = len(match.errors), len(reached.errors), job.gates["flips"]
-    if unavoidable:
+    reach = float(metrics.gap_shifts(want.logits, in_torch.logits).max())
+    if unavoidable or (match.errors and gaps[list(match.errors)].max() <= reach):
         gate = replace(gate, bound=max(gate.bound, unavoidable + 2 * (count + unavoidable) ** 0.5))
     ties = f"{len(match.near_ties)} near ties" if match.near_ties else ""
-    return count, gate, "; ".join(filter(None, (ties, f"in torch {unavoidable}" if unavoidable else "")))
+    torch = f"in torch {unavoidable}, which moves gaps by up to {reach:.2f}" if unavoidable or match.errors else ""
+    return count, gate, "; ".join(filter(None, (ties, torch)))
 
 
 def _cache_cost(job: Job, answers: Answers) -> Iterator[Measure]:
