@@ -1,7 +1,8 @@
 """The report tells which tensors are sensitive, and what a budget made of them, where a recipe has one."""
 
 from runtime.report.page import render
-from runtime.report.rounding import Record, Rounding, Sensitivity
+from runtime.report.rounding import Record, Rounding
+from runtime.sensitivity import Sensitivity
 from tests.test_report import LAYER, NAME, RECORD, Page, manifest
 
 EMBEDDING = "model.language_model.embed_tokens.weight"

@@ -41,10 +41,7 @@ def show(groups: list[Sensitivity]) -> None:
     table = Table("alone int4 in groups of 32", *(f"KL {name}" for name in modalities), "of the weights", box=None)
     weights = sum(group.weights for group in groups)
     for group in sorted(groups, key=lambda group: -group.divergence):
-        first = group.names[0].removesuffix(".weight").removeprefix("model.").removeprefix("language_model.")
-        more = "".join(f", {name.split('.')[-2]}" for name in group.names[1:])
-        table.add_row(first + more, *(f"{group.kl[name]:.5f}" for name in modalities),
-                      f"{group.weights / weights:.1%}")  # fmt: skip
+        table.add_row(group.label, *(f"{group.kl[name]:.5f}" for name in modalities), f"{group.weights / weights:.1%}")
     Console().print(table)
     Console().print("Image and audio embedders are never quantized: their KL is what the decoder does to them.")
 

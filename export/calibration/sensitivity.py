@@ -22,7 +22,7 @@ from export.calibration.rounding import of_tied_head
 from export.calibration.statistics import Moments, input_of, watched
 from export.calibration.streamed import begin, head_moments
 from export.schemes import INT4, INT4_64, INT4_128, INT8, Scheme, dequantize, dequantize_codes, quantize_rows
-from runtime.manifest import Record
+from runtime import sensitivity
 from runtime.progress import progress
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.reference import enough_threads
@@ -36,18 +36,10 @@ POSITIONS = 64  # of a text that are compared, the last ones ...
 ABOUT_MEDIA = 8  # ... and of a prompt about an image or a clip: what lies before them is no text
 
 
-class Sensitivity(Record):
-    """Of one group of tensors."""
+class Sensitivity(sensitivity.Sensitivity):
+    """With what schemes leave of it."""
 
-    names: list[str]
-    weights: int
-    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32, plainly rounded
     losses: list[float]  # for each of SCHEMES, compensated: squared error of what it puts out, over that of the plain
-
-    @property
-    def divergence(self) -> float:
-        """Nats, the mean of all modalities."""
-        return sum(self.kl.values()) / len(self.kl)
 
     def predicted(self, scheme: Scheme) -> float:
         """Nats in a scheme, compensated: KL grows with the square of an error."""

@@ -118,7 +118,7 @@ class _Layer:
     name: str  # prefix of its weights in the checkpoint
     recipe: Recipe
     folder: Path
-    bytes: int
+    bytes: int  # of its weights in the source
     advance: Advance  # as linears are rounded: a layer of the 12B takes a quarter of an hour
 
     def calibrate(self, flows: _Flows) -> None:

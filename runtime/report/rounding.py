@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import UserError
 from runtime.manifest import QUANTIZED, RECORD, Manifest, TensorDigest
+from runtime.sensitivity import Sensitivity
 from runtime.untrusted import read_object
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
@@ -21,28 +22,6 @@ class TensorError(BaseModel):
     name: str
     error: float
     plain_error: float  # with plain absmax scales
-
-
-class Sensitivity(BaseModel):
-    """Of a group of tensors, measured where a recipe spends a budget."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    names: list[str]
-    weights: int
-    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32
-
-    @property
-    def divergence(self) -> float:
-        """Nats, the mean of all modalities."""
-        return sum(self.kl.values()) / len(self.kl)
-
-    @property
-    def label(self) -> str:
-        """`layers.3.mlp.gate_proj, up_proj`"""
-        names = [name.removesuffix(".weight") for name in self.names]
-        first = re.sub(r"^.*?(?=layers\.|embed_tokens)", "", names[0])
-        return ", ".join([first, *(name.rpartition(".")[2] for name in names[1:])])
 
 
 class Record(BaseModel):
