@@ -42,7 +42,7 @@ def main(
     imported = psutil.Process().memory_info()
     rounding: list[float] = []
     for owner, name in ((streamed, "factorize"), (streamed, "correct"), (streamed._Layer, "_round_linear")):
-        setattr(owner, name, _timed(getattr(owner, name), rounding))
+        setattr(owner, name, timed(getattr(owner, name), rounding))
     with anonymous_peak() as peak:
         begun = time.process_time()
         streamed.calibrate(source, find_recipe(recipe), sequences, folder / "calibrated")
@@ -60,7 +60,7 @@ def main(
     shutil.rmtree(folder)
 
 
-def _timed(work: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+def timed(work: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     def timed(*arguments: Any) -> Any:
         begun = time.process_time()
         found = work(*arguments)
