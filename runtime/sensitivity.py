@@ -1,4 +1,4 @@
-"""What a group of tensors costs a model when it alone is quantized; measured by exports, told by reports."""
+"""What a tensor costs a model when it alone is quantized; measured by exports, told by reports."""
 
 import re
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Sensitivity(BaseModel):
-    """Of one group of tensors."""
+    """Of one tensor."""
 
     model_config = ConfigDict(extra="ignore")
 
-    names: list[str]
-    weights: int
+    name: str
+    weights: int  # elements
     kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32, plainly rounded
 
     @property
@@ -21,7 +21,5 @@ class Sensitivity(BaseModel):
 
     @property
     def label(self) -> str:
-        """`layers.3.mlp.gate_proj, up_proj`"""
-        names = [name.removesuffix(".weight") for name in self.names]
-        first = re.sub(r"^.*?(?=layers\.|embed_tokens)", "", names[0])
-        return ", ".join([first, *(name.rpartition(".")[2] for name in names[1:])])
+        """`layers.3.mlp.gate_proj`"""
+        return re.sub(r"^.*?(?=layers\.|embed_tokens)", "", self.name.removesuffix(".weight"))

@@ -6,15 +6,15 @@ from runtime.sensitivity import Sensitivity
 from tests.test_report import LAYER, NAME, RECORD, Page, manifest
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
-GROUPS = [
-    Sensitivity(names=[LAYER.format(0)], weights=8192, kl={"text": 0.001, "image": 0.002}),
-    Sensitivity(names=[LAYER.format(1)], weights=8192, kl={"text": 0.03, "image": 0.05}),
-    Sensitivity(names=[EMBEDDING], weights=6400, kl={"text": 0.01, "image": 0.0}),
+FOUND = [
+    Sensitivity(name=LAYER.format(0), weights=8192, kl={"text": 0.001, "image": 0.002}),
+    Sensitivity(name=LAYER.format(1), weights=8192, kl={"text": 0.03, "image": 0.05}),
+    Sensitivity(name=EMBEDDING, weights=6400, kl={"text": 0.01, "image": 0.0}),
 ]
 
 
 def test_most_sensitive_first_with_what_it_became() -> None:
-    told = RECORD.model_copy(update={"sensitivity": GROUPS})
+    told = RECORD.model_copy(update={"sensitivity": FOUND})
     text = Page(render(NAME, manifest(), Rounding(told))).text
     rows = [
         "layers.1.mlp.up_proj 0.03000 0.05000 36.0 % int8 by row",
@@ -24,9 +24,9 @@ def test_most_sensitive_first_with_what_it_became() -> None:
     assert " ".join(rows) in text
 
 
-def test_label_of_tensors_with_one_input() -> None:
-    names = [LAYER.format(7).replace("up", "gate"), LAYER.format(7)]
-    assert Sensitivity(names=names, weights=1, kl={}).label == "layers.7.mlp.gate_proj, up_proj"
+def test_label() -> None:
+    found = [Sensitivity(name=name, weights=1, kl={}).label for name in (LAYER.format(7), EMBEDDING)]
+    assert found == ["layers.7.mlp.up_proj", "embed_tokens"]
 
 
 def test_recipes_without_a_budget_have_none() -> None:
@@ -38,7 +38,6 @@ def test_the_quantizers_record_is_read() -> None:
     from export.calibration.sensitivity import SCHEMES
     from export.calibration.sensitivity import Sensitivity as Measured
 
-    group = GROUPS[0].model_dump() | {"losses": [0.1] * len(SCHEMES)}
-    measured = Measured.model_validate(group)
+    measured = Measured.model_validate(FOUND[0].model_dump() | {"losses": [0.1] * len(SCHEMES)})
     found = Record.model_validate(RECORD.model_dump() | {"sensitivity": [measured.model_dump()]})
-    assert found.sensitivity == GROUPS[:1] and found.sensitivity[0].divergence == measured.divergence
+    assert found.sensitivity == FOUND[:1] and found.sensitivity[0].divergence == measured.divergence

@@ -1,4 +1,4 @@
-"""Sensitivity report: KL when each group of tensors alone is quantized. `python -m export.calibration --model tiny`"""
+"""Sensitivity report: KL when each tensor alone is quantized. `python -m export.calibration --model tiny`"""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from export.models import find_model
 from export.sources import open_source
 from runtime.errors import bad_input_told
 
-GROUPS = TypeAdapter(list[Sensitivity])
+FOUND = TypeAdapter(list[Sensitivity])
 
 
 def main(
@@ -28,20 +28,21 @@ def main(
     with bad_input_told():
         source = open_source(find_model(model))
         sequences = open_corpus(calibration).sequences(read_model(source.config), source.folder)
-        groups = measure_sensitivity(source.folder, sequences, probes(sequences))
+        found = measure_sensitivity(source.folder, sequences, probes(sequences))
     if json:
-        typer.echo(GROUPS.dump_json(groups).decode())
+        typer.echo(FOUND.dump_json(found).decode())
     else:
-        show(groups)
+        show(found)
 
 
-def show(groups: list[Sensitivity]) -> None:
+def show(found: list[Sensitivity]) -> None:
     """The most sensitive first; text, images and clips apart."""
-    modalities = list(groups[0].kl)
+    modalities = list(found[0].kl)
     table = Table("alone int4 in groups of 32", *(f"KL {name}" for name in modalities), "of the weights", box=None)
-    weights = sum(group.weights for group in groups)
-    for group in sorted(groups, key=lambda group: -group.divergence):
-        table.add_row(group.label, *(f"{group.kl[name]:.5f}" for name in modalities), f"{group.weights / weights:.1%}")
+    weights = sum(tensor.weights for tensor in found)
+    for tensor in sorted(found, key=lambda tensor: -tensor.divergence):
+        cells = (f"{tensor.kl[name]:.5f}" for name in modalities)
+        table.add_row(tensor.label, *cells, f"{tensor.weights / weights:.1%}")
     Console().print(table)
     Console().print("Image and audio embedders are never quantized: their KL is what the decoder does to them.")
 

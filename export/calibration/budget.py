@@ -1,4 +1,4 @@
-"""Schemes for a budget: where bits are spent so that the divergence measured for each group of tensors falls most."""
+"""Schemes for a budget: where bits are spent so that the divergence measured for each tensor falls most."""
 
 import re
 from collections.abc import Sequence
@@ -48,23 +48,24 @@ def read_budget(text: str) -> Budget:
 
 @dataclass(frozen=True)
 class Step:
-    """A group is given a larger scheme; where the whole model is then."""
+    """A tensor is given a larger scheme; where the whole model is then."""
 
-    group: int
+    tensor: int
     scheme: Scheme
     bits: float  # of all quantized weights
-    kl: float  # nats, the sum of what is predicted for all groups
+    kl: float  # nats, the sum of what is predicted for all tensors
 
 
-def trade_off(groups: Sequence[Sensitivity], columns: Sequence[int]) -> list[Step]:
+def trade_off(tensors: Sequence[Sensitivity], columns: Sequence[int]) -> list[Step]:
     """From the smallest schemes to the largest, each step the one that takes most divergence off for its bits.
 
     Args:
-        columns: inputs of each group's weights.
+        columns: of each tensor.
     """
-    bits = [[_bits(group, scheme, width) for scheme in SCHEMES] for group, width in zip(groups, columns, strict=True)]
-    steps = [step for index, group in enumerate(groups) for step in _hull(index, group, bits[index])]
-    total, kl = sum(some[0] for some in bits), sum(group.predicted(SCHEMES[0]) for group in groups)
+    bits = [[_bits(tensor, scheme, width) for scheme in SCHEMES]
+            for tensor, width in zip(tensors, columns, strict=True)]  # fmt: skip
+    steps = [step for index, tensor in enumerate(tensors) for step in _hull(index, tensor, bits[index])]
+    total, kl = sum(some[0] for some in bits), sum(tensor.predicted(SCHEMES[0]) for tensor in tensors)
     curve = [Step(-1, SCHEMES[0], total, kl)]
     for _, index, scheme, cost, gain in sorted(steps, key=lambda step: -step[0]):
         total, kl = total + cost, kl - gain
@@ -72,45 +73,45 @@ def trade_off(groups: Sequence[Sensitivity], columns: Sequence[int]) -> list[Ste
     return curve
 
 
-def _bits(group: Sensitivity, scheme: Scheme, columns: int) -> float:
-    return group.weights * (scheme.bits + SCALE_BITS / (scheme.group or columns))
+def _bits(tensor: Sensitivity, scheme: Scheme, columns: int) -> float:
+    return tensor.weights * (scheme.bits + SCALE_BITS / (scheme.group or columns))
 
 
-def _hull(index: int, group: Sensitivity, bits: Sequence[float]) -> list[tuple[float, int, Scheme, float, float]]:
-    """Steps of one group that each gain less for a bit than the one before: gain / bit, group, scheme, bits, gain."""
+def _hull(index: int, tensor: Sensitivity, bits: Sequence[float]) -> list[tuple[float, int, Scheme, float, float]]:
+    """Steps of one tensor that each gain less for a bit than the one before: gain / bit, tensor, scheme, bits, gain."""
     steps, at = [], 0
     while at + 1 < len(SCHEMES):
 
         def rate(to: int, at: int = at) -> float:
-            return (group.predicted(SCHEMES[at]) - group.predicted(SCHEMES[to])) / (bits[to] - bits[at])
+            return (tensor.predicted(SCHEMES[at]) - tensor.predicted(SCHEMES[to])) / (bits[to] - bits[at])
 
         to = max(range(at + 1, len(SCHEMES)), key=rate)
-        gain = group.predicted(SCHEMES[at]) - group.predicted(SCHEMES[to])
+        gain = tensor.predicted(SCHEMES[at]) - tensor.predicted(SCHEMES[to])
         steps.append((rate(to), index, SCHEMES[to], bits[to] - bits[at], gain))
         at = to
     return steps
 
 
-def choose(groups: Sequence[Sensitivity], curve: Sequence[Step], bits: float) -> dict[str, Scheme]:
-    """By name of a weight, with all steps of the curve that the bits pay for.
+def choose(tensors: Sequence[Sensitivity], curve: Sequence[Step], bits: float) -> dict[str, Scheme]:
+    """By name of a tensor, with all steps of the curve that the bits pay for.
 
     Raises:
         UserError: they do not pay for the smallest schemes.
     """
-    weights = sum(group.weights for group in groups)
+    weights = sum(tensor.weights for tensor in tensors)
     if curve[0].bits > bits:
         raise UserError(f"the budget comes to {bits / weights:.2f} bits per quantized weight, the least is "
                         f"{curve[0].bits / weights:.2f}: raise BUDGET")  # fmt: skip
-    schemes = [SCHEMES[0]] * len(groups)
+    schemes = [SCHEMES[0]] * len(tensors)
     spent, stuck = curve[0].bits, set[int]()
     for before, step in pairwise(curve):
         cost = step.bits - before.bits
-        if spent + cost > bits or step.group in stuck:
-            stuck.add(step.group)  # a group's later step begins where this one ends
+        if spent + cost > bits or step.tensor in stuck:
+            stuck.add(step.tensor)  # a tensor's later step begins where this one ends
             continue
         spent += cost
-        schemes[step.group] = step.scheme
-    return {name: scheme for group, scheme in zip(groups, schemes, strict=True) for name in group.names}
+        schemes[step.tensor] = step.scheme
+    return {tensor.name: scheme for tensor, scheme in zip(tensors, schemes, strict=True)}
 
 
 def points(curve: Sequence[Step]) -> list[Step]:

@@ -18,10 +18,10 @@ from export.sources import Source
 from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
 
-CALIBRATION_VERSION = 2  # of what this package does; what another one began is not resumed, nor what it made taken
+CALIBRATION_VERSION = 3  # of what this package does; what another one began is not resumed, nor what it made taken
 SENSITIVITY = "sensitivity.json"
 PROBE_TEXTS, PROBE_LENGTH, PROBE_MEDIA = 2, 256, 2  # pieces of text, their tokens; images and clips of each kind
-GROUPS = TypeAdapter(list[Sensitivity])
+FOUND = TypeAdapter(list[Sensitivity])
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def prepare(source: Source, recipe: Recipe, corpus: Corpus, budget: Budget | Non
 
 
 def probes(sequences: list[ModelInputs]) -> list[ModelInputs]:
-    """A few short ones, of every modality: sensitivity takes as many passes as there are groups of tensors."""
+    """A few short ones, of every modality: sensitivity takes as many passes as there are layers."""
     texts = [ModelInputs(some.input_ids[:PROBE_LENGTH]) for some in sequences if not _has_media(some)]
     images = [some for some in sequences if some.pixel_values is not None]
     clips = [some for some in sequences if some.input_features is not None]
@@ -65,19 +65,19 @@ def _sensitivity(source: Source, sequences: list[ModelInputs], folder: Path) -> 
     path = folder / SENSITIVITY
     if not path.exists():
         found = measure_sensitivity(source.folder, sequences, probes(sequences))
-        write_atomically(path, GROUPS.dump_json(found).decode())
-    return GROUPS.validate_json(path.read_bytes())
+        write_atomically(path, FOUND.dump_json(found).decode())
+    return FOUND.validate_json(path.read_bytes())
 
 
-def spend(source: Source, recipe: Recipe, groups: list[Sensitivity], budget: Budget) -> Recipe:
+def spend(source: Source, recipe: Recipe, sensitivity: list[Sensitivity], budget: Budget) -> Recipe:
     """The recipe with the schemes that the budget pays for; shows what others would."""
-    columns = [source.tensors[group.names[0]].shape[1] for group in groups]
-    names = {name for group in groups for name in group.names}
-    weights = sum(group.weights for group in groups)
+    columns = [source.tensors[tensor.name].shape[1] for tensor in sensitivity]
+    names = {tensor.name for tensor in sensitivity}
+    weights = sum(tensor.weights for tensor in sensitivity)
     others = sum(stored.bytes for stored in source.tensors.values() if stored.name not in names)
-    curve = trade_off(groups, columns)
+    curve = trade_off(sensitivity, columns)
     _show(points(curve), weights, others)
-    schemes = choose(groups, curve, budget.bits_for(weights, others))
+    schemes = choose(sensitivity, curve, budget.bits_for(weights, others))
     return replace(recipe, scheme_of=schemes.get)
 
 

@@ -62,16 +62,15 @@ class Rounding:
     @property
     def sensitive(self) -> list[Sensitivity]:
         """The most sensitive first."""
-        return sorted(self.record.sensitivity, key=lambda group: -group.divergence)
+        return sorted(self.record.sensitivity, key=lambda one: -one.divergence)
 
-    def share(self, group: Sensitivity) -> float:
-        """Of the weights of all groups."""
-        return group.weights / sum(one.weights for one in self.record.sensitivity)
+    def share(self, found: Sensitivity) -> float:
+        """Of the weights that are quantized."""
+        return found.weights / sum(one.weights for one in self.record.sensitivity)
 
-    def schemes(self, group: Sensitivity) -> str:
-        """What its tensors became."""
-        found = [tensor for tensor in self.record.tensors if tensor.name in group.names]
-        return " and ".join(sorted({_scheme(tensor) for tensor in found}))
+    def scheme(self, found: Sensitivity) -> str:
+        """What the tensor became."""
+        return next(_scheme(tensor) for tensor in self.record.tensors if tensor.name == found.name)
 
     def heat(self, error: TensorError) -> float:
         """0 for the smallest error of all, 1 for the largest."""
