@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
 from runtime.errors import UserError
 from runtime.sessions.base import Logits, ModelInputs
+from runtime.sessions.onnx_exact import exact_graph
 from runtime.sessions.soft_tokens import frames_as_images
 from runtime.untrusted import read_object, require_inside
 
 AGAIN = "name the ONNX folder of a bundle, or export it again"
 CONFIG = "genai_config.json"
-EXACT = 1  # accuracy level of MatMulNBits: fp32 activations
 LONGEST_STEP = 512  # positions of a prefill that run at once, unless an image is longer
 TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 
@@ -133,14 +132,9 @@ class OnnxSession:
         return InferenceSession(path, options or self._options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
     def _open_exact(self, options: SessionOptions) -> InferenceSession:
-        """The decoder with one attribute of its linears changed in memory."""
-        model = onnx.load(self.folder / self._config["model"]["decoder"]["filename"], load_external_data=False)
-        levels = (attribute for node in model.graph.node if node.op_type == "MatMulNBits"
-                  for attribute in node.attribute if attribute.name == "accuracy_level")  # fmt: skip
-        for level in levels:
-            level.i = EXACT
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
-        return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        graph = exact_graph(self.folder / self._config["model"]["decoder"]["filename"]).SerializeToString()
+        return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def _empty_caches(self) -> list[tuple[str, NDArray]]:
         window = self._config["model"]["decoder"].get("sliding_window", {"window_size": 0, "cache_slack": 0})
