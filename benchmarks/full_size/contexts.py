@@ -19,9 +19,10 @@ import typer
 
 from benchmarks.decoders import FIRST
 from benchmarks.measuring import forget_peak, memory
+from runtime import heap
 from runtime.sessions.onnx import CONFIG, OnnxSession
 
-LENGTHS = 16, 1024, 8192, 32768  # positions; growth counts from the first
+LENGTHS = 16, 1024, 8192, 32768  # positions; growth counts from an engine without caches
 STEPS = 5  # decoded at each length
 
 
@@ -33,7 +34,10 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder.resolve().parents[1]) as name:
         session = OnnxSession(with_context(folder, Path(name), LENGTHS[-1] + STEPS), threads)
         session.decode(FIRST)  # what is allocated once
+        session._caches.clear()
+        heap.trim()
         before = memory()
+        session.reset()
         for length in LENGTHS:
             fill(session, length)
             forget_peak()
