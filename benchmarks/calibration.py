@@ -61,13 +61,15 @@ def main(
 
 
 def timed(work: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    def timed(*arguments: Any) -> Any:
+    """The same, which notes the processor's seconds of each call."""
+
+    def measured(*arguments: Any) -> Any:
         begun = time.process_time()
         found = work(*arguments)
         seconds.append(time.process_time() - begun)
         return found
 
-    return timed
+    return measured
 
 
 if __name__ == "__main__":

@@ -4,19 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
 from export.calibration.corpus import open_corpus
-from export.calibration.prepare import probes
+from export.calibration.prepare import SENSITIVITIES, probes
 from export.calibration.sensitivity import Sensitivity, measure_sensitivity
 from export.config import read_model
 from export.models import find_model
 from export.sources import open_source
 from runtime.errors import bad_input_told
-
-FOUND = TypeAdapter(list[Sensitivity])
 
 
 def main(
@@ -30,7 +27,7 @@ def main(
         sequences = open_corpus(calibration).sequences(read_model(source.config), source.folder)
         found = measure_sensitivity(source.folder, sequences, probes(sequences))
     if json:
-        typer.echo(FOUND.dump_json(found).decode())
+        typer.echo(SENSITIVITIES.dump_json(found).decode())
     else:
         show(found)
 

@@ -21,7 +21,7 @@ from runtime.sessions.base import ModelInputs
 CALIBRATION_VERSION = 3  # of what this package does; what another one began is not resumed, nor what it made taken
 SENSITIVITY = "sensitivity.json"
 PROBE_TEXTS, PROBE_LENGTH, PROBE_MEDIA = 2, 256, 2  # pieces of text, their tokens; images and clips of each kind
-FOUND = TypeAdapter(list[Sensitivity])
+SENSITIVITIES = TypeAdapter(list[Sensitivity])
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def _sensitivity(source: Source, sequences: list[ModelInputs], folder: Path) -> 
     path = folder / SENSITIVITY
     if not path.exists():
         found = measure_sensitivity(source.folder, sequences, probes(sequences))
-        write_atomically(path, FOUND.dump_json(found).decode())
-    return FOUND.validate_json(path.read_bytes())
+        write_atomically(path, SENSITIVITIES.dump_json(found).decode())
+    return SENSITIVITIES.validate_json(path.read_bytes())
 
 
 def spend(source: Source, recipe: Recipe, sensitivity: list[Sensitivity], budget: Budget) -> Recipe:

@@ -1,9 +1,9 @@
 """A decoder's graph with fp32 activations in its quantized linears, on the very same weights: its float twin.
 
 Of int4 linears an attribute is changed. onnxruntime has no kernel for int8 ones with fp32 activations: it dequantizes
-the whole weight in each call, which takes 30 times as long. So these become two int4 linears each: a code c stands for
-c - 128, which with c = 16 h + l is 16 (h - 8) + l, where 8 and 0 are the zero points of either. Nodes split the codes,
-and as these are constant, onnxruntime does that once, when it opens the graph.
+the whole weight in each call, which takes 30 times as long as an int4 one. So these become two int4 linears each: a
+code c stands for c - 128, which with c = 16 h + l is 16 (h - 8) + l, where 8 and 0 are the zero points of either. Nodes
+split the codes, and as these are constant, onnxruntime does that once, when it opens the graph.
 """
 
 from collections.abc import Iterator
