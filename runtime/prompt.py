@@ -51,6 +51,9 @@ class MediaTokens:
     audio: int | None
     video: int | None = None
 
+    def __contains__(self, token: int) -> bool:
+        return token in (self.image, self.audio, self.video)
+
 
 def user(text: str, images: Sequence[str] = (), clips: Sequence[str] = (), videos: Sequence[str] = ()) -> list[Message]:
     """One user turn: images, then videos, then clips, then the text."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import metrics
-from runtime.checks.probes import Answers, Probe, Readings, by_modality, cut, ends, make_probes
+from runtime.checks.probes import Answers, Probe, Readings, by_modality, cut, ends, is_read, make_probes
 from runtime.engines import Engine
 from runtime.gates import Gate
 from runtime.job import Job
@@ -66,7 +66,9 @@ def _feed(session: Session, probe: Probe, job: Job, engine: Engine) -> Iterator[
     yield session.prefill(probe.prompt)
     session.reset()
     for step in cut(probe, job.media, engine.splits_media):
-        yield session.prefill(step)
+        logits = session.prefill(step)
+        if is_read(step, job.media):
+            yield logits
     for token in probe.continuation:
         yield session.decode(int(token))
 

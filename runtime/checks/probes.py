@@ -97,8 +97,17 @@ def cut(probe: Probe, media: MediaTokens, splits_media: bool) -> list[ModelInput
 
 def ends(probe: Probe, media: MediaTokens, splits_media: bool) -> NDArray[np.int64]:
     """Positions that an engine is read at: the prompt's last, those of its steps, and all that continue it."""
-    stops = np.cumsum([len(step.input_ids) for step in cut(probe, media, splits_media)])
-    return np.concatenate([stops[-1:], stops, stops[-1] + np.arange(1, len(probe.continuation) + 1)]) - 1
+    steps = cut(probe, media, splits_media)
+    stops = np.cumsum([len(step.input_ids) for step in steps])
+    read = stops[[is_read(step, media) for step in steps]]
+    return np.concatenate([stops[-1:], read, stops[-1] + np.arange(1, len(probe.continuation) + 1)]) - 1
+
+
+def is_read(step: ModelInputs, media: MediaTokens) -> bool:
+    """Not behind a medium: no app asks there, no model was taught an answer, and a clip may end in a frame of silence,
+    whose soft token is zero. What is wrong there shows in all that follows.
+    """
+    return int(step.input_ids[-1]) not in media
 
 
 def by_modality(
