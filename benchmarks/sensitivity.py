@@ -3,16 +3,17 @@
     python -m benchmarks.sensitivity [--pieces 2] [--folder build/benchmark]
 
 A sliding and a full layer of random weights with a small vocabulary, as in `benchmarks.calibration`. What each layer
-takes by itself, what each pass of a variant through a layer takes and what each variant takes in the head are told
-apart, and carried over to 48 layers, the pieces that exports read and the whole vocabulary. Seconds are the
-processor's: set OMP_NUM_THREADS=1.
+takes by itself, what each pass through a layer takes, what rounding the head and what each variant takes
+in it are told apart, and carried over to 48 layers, the pieces that exports read and the whole vocabulary. Seconds are
+the processor's: set OMP_NUM_THREADS=1.
 """
 
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import psutil
@@ -25,9 +26,12 @@ from export.calibration import sensitivity
 from export.calibration.corpus import LENGTH, PIECES
 from export.calibration.prepare import PROBE_LENGTH, PROBE_TEXTS
 from runtime.sessions.base import ModelInputs
+from runtime.sessions.streamed import HEAD_ROWS
 
 WHOLE_VOCABULARY = 262144
-LINEARS = 7  # of a layer; a pass for each, one without and one with all of them rounded
+PASSES = (
+    10  # through a layer, of probes and of texts each: one as it is, one for each of seven linears and two branches
+)
 
 
 def main(
@@ -40,31 +44,44 @@ def main(
     sequences = [ModelInputs(rng.integers(20, VOCABULARY, LENGTH)) for _ in range(pieces)]
     probes = [ModelInputs(rng.integers(20, VOCABULARY, PROBE_LENGTH)) for _ in range(PROBE_TEXTS)]
     imported = psutil.Process().memory_info()
-    names = "_after", "_losses", "_losses_in", "_log_probabilities"
-    passes, losses, moments, head = map(_record, names)
+    names = "_compensated", "_losses", "_round", "_log_probabilities"
+    rounding, losses, layers, logits = map(_record, names)
+    positions: list[int] = []
+    passes = _record("_after", lambda _, __, flows: positions.append(sum(flow.hidden.shape[1] for flow in flows)))
     with anonymous_peak() as peak:
         begun = time.process_time()
         sensitivity.measure_sensitivity(folder / "source", sequences, probes)
         seconds = time.process_time() - begun
-    one_pass, rounding = float(np.mean(passes)), sum(losses[:-1]) / MEASURED  # the last ones are the embedding's
-    reading = (sum(moments) - sum(losses[:-1])) / MEASURED / pieces * PIECES
-    layer = rounding + reading + (LINEARS + 2) * one_pass
-    variants = LAYERS * (LAYERS + 1) / 2 * one_pass
-    logits = (LAYERS + 2) * sum(head) / (MEASURED + 2) * WHOLE_VOCABULARY / VOCABULARY
+    at_the_head = -(-VOCABULARY // HEAD_ROWS) + len(sensitivity.SCHEMES)  # the last calls of `_compensated`
+    rounded = (sum(rounding[:-at_the_head]) + sum(losses[:-1])) / MEASURED
+    reading = sum(layers) / MEASURED - rounded
+    per_position, grown = sum(passes) / sum(positions), WHOLE_VOCABULARY / VOCABULARY
+    probed, learnt = PROBE_TEXTS * PROBE_LENGTH, sensitivity.FITTED * LENGTH
+    layer = rounded + reading / pieces * PIECES + PASSES * per_position * (probed + learnt)
+    variants = LAYERS**2 * per_position * probed
+    head = (sum(rounding[-at_the_head:]) + (2 * LAYERS + 3) * sum(logits) / (2 * MEASURED + 3)) * grown
     print(json.dumps({
-        "pieces": pieces, "measured_seconds": round(seconds), "pass_seconds": round(one_pass, 2),
-        "layer_rounding_seconds": round(rounding, 1), f"layer_reading_seconds_{PIECES}_pieces": round(reading, 1),
-        "logits_hours": round(logits / 3600, 1), "variants_hours": round(variants / 3600, 1),
-        f"hours_{LAYERS}_layers": round((layer * LAYERS + variants + logits) / 3600, 1),
+        "pieces": pieces, "measured_seconds": round(seconds),
+        "pass_seconds": round(per_position * probed, 2), "learning_seconds": round(PASSES * per_position * learnt, 1),
+        "layer_rounding_seconds": round(rounded, 1),
+        f"layer_reading_seconds_{PIECES}_pieces": round(reading / pieces * PIECES, 1),
+        "head_hours": round(head / 3600, 1), "variants_hours": round(variants / 3600, 1),
+        f"hours_{LAYERS}_layers": round((layer * LAYERS + variants + head) / 3600, 1),
         "anonymous_before": imported.rss - imported.shared, "anonymous_growth": peak[0],
     }))  # fmt: skip
     shutil.rmtree(folder)
 
 
-def _record(name: str) -> list[float]:
-    """Seconds of each call of a function of `sensitivity`, from now on."""
+def _record(name: str, beside: Callable[..., object] = lambda *_: None) -> list[float]:
+    """Seconds of each call of a function of `sensitivity`, from now on; `beside` is called with its arguments."""
     seconds: list[float] = []
-    setattr(sensitivity, name, timed(getattr(sensitivity, name), seconds))
+    work = timed(getattr(sensitivity, name), seconds)
+
+    def recorded(*arguments: Any) -> Any:
+        beside(*arguments)
+        return work(*arguments)
+
+    setattr(sensitivity, name, recorded)
     return seconds
 
 

@@ -12,7 +12,7 @@ class Sensitivity(BaseModel):
 
     name: str
     weights: int  # elements
-    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32, plainly rounded
+    kl: dict[str, float]  # nats, by modality, were it alone int4 in groups of 32, its errors compensated
 
     @property
     def divergence(self) -> float:

@@ -9,22 +9,27 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from export.__main__ import app
+from export.calibration import sensitivity
 from export.calibration.budget import Budget, Step, choose, read_budget, trade_off
 from export.calibration.corpus import open_corpus
+from export.calibration.gptq import factorize, round_rows
+from export.calibration.rounding import IN_LAYER, of_tied_head
 from export.calibration.sensitivity import ALONE, POSITIONS, SCHEMES, Sensitivity, measure_sensitivity, rounded
 from export.config import read_model
 from export.models import EMBEDDED
 from export.quantize import quantize
 from export.recipes import RECIPES
+from export.schemes import dequantize_codes
 from export.sources import open_source
 from runtime.errors import UserError
 from runtime.metrics import kl_divergence
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.reference import load_model
+from runtime.sessions.streamed import HEAD
 
 TINY = EMBEDDED["tiny"]
 EMBEDDING = "model.language_model.embed_tokens.weight"
@@ -39,7 +44,10 @@ def text() -> ModelInputs:
 
 @pytest.fixture(scope="module")
 def found(text: ModelInputs) -> dict[str, Sensitivity]:
-    return {tensor.name: tensor for tensor in measure_sensitivity(TINY, [text], [text])}
+    """While later layers make up for nothing, as in a model that is not calibrated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensitivity, "SHARE", 0.0)
+        return {tensor.name: tensor for tensor in measure_sensitivity(TINY, [text], [text])}
 
 
 @pytest.fixture(scope="module")
@@ -47,44 +55,94 @@ def model() -> nn.Module:
     return load_model(TINY)
 
 
-def cost(model: nn.Module, text: ModelInputs, *names: str) -> float:
-    """Nats, by transformers' whole model."""
-    wanted = logits(model, text)
-    kept = {name: model.get_parameter(name).clone() for name in names}
-    for name, weight in kept.items():
-        model.get_parameter(name).copy_(rounded(weight, ALONE))
+@pytest.fixture(scope="module")
+def compensated(model: nn.Module, text: ModelInputs) -> dict[str, Tensor]:
+    """All linears as GPTQ rounds them for what enters them in transformers' whole model, by names of weights."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    seen: dict[str, Tensor] = {}
+    hooks = [module.register_forward_pre_hook(lambda _, given, name=name: seen.update({name: given[0][0]}))
+             for name, module in linears.items()]  # fmt: skip
+    logits(model, text)
+    for hook in hooks:
+        hook.remove()
+
+    def rounded_linear(name: str) -> Tensor:
+        moments = seen[name].T @ seen[name]
+        factor = factorize(of_tied_head(moments) if name == HEAD else moments, ALONE)
+        return dequantize_codes(*round_rows(model.get_parameter(f"{name}.weight").data, factor, ALONE))
+
+    return {
+        f"{name}.weight": rounded_linear(name) for name in seen if IN_LAYER.search(f"{name}.weight") or name == HEAD
+    }
+
+
+def cost(model: nn.Module, text: ModelInputs, changed: dict[str, Tensor]) -> float:
+    """Nats that other values of some weights cost, by transformers' whole model; a tied one is untied meanwhile."""
+    wanted, kept = logits(model, text), {name: model.get_parameter(name) for name in changed}
+    for name, values in changed.items():
+        _set(model, name, nn.Parameter(values, requires_grad=False))
     kl = float(kl_divergence(wanted, logits(model, text)).mean())
     for name, weight in kept.items():
-        model.get_parameter(name).copy_(weight)
+        _set(model, name, weight)
     return kl
+
+
+def _set(model: nn.Module, name: str, weight: nn.Parameter) -> None:
+    module, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(module), attribute, weight)
 
 
 def logits(model: nn.Module, text: ModelInputs) -> np.ndarray:
     return model(input_ids=torch.from_numpy(text.input_ids)[None]).logits[0].numpy()
 
 
-def test_a_layer_costs_what_it_costs_the_whole_model(
-    found: dict[str, Sensitivity], model: nn.Module, text: ModelInputs
-) -> None:
-    names = [name for name in found if ".layers.3." in name]
-    assert len(names) == 7
+@pytest.mark.parametrize(("branch", "linears"), [("self_attn", 4), ("mlp", 3)])
+def test_a_branch_costs_what_it_costs_the_whole_model(
+    found: dict[str, Sensitivity], model: nn.Module, text: ModelInputs, compensated: dict[str, Tensor], branch: str,
+    linears: int,
+) -> None:  # fmt: skip
+    names = [name for name in compensated if f".layers.3.{branch}." in name]
+    assert len(names) == linears
     shared = sum(found[name].kl["text"] for name in names)
-    assert shared == pytest.approx(cost(model, text, *names), rel=0.02)
-    assert shared > 2 * found[names[-1]].kl["text"], "control: not all is in one of them"
+    assert shared == pytest.approx(cost(model, text, {name: compensated[name] for name in names}), rel=0.02)
+    plain = {name: rounded(model.get_parameter(name).data, ALONE) for name in names}
+    assert cost(model, text, plain) > 1.1 * shared, "control: plain rounding costs more"
 
 
-def test_the_embedding_costs_what_it_costs_the_whole_model(
-    found: dict[str, Sensitivity], model: nn.Module, text: ModelInputs
+def test_what_can_be_told_from_the_output_is_made_up_for_by_half() -> None:
+    """An error that is linear in the output, and one that is noise."""
+    generator = torch.Generator().manual_seed(0)
+    right = torch.randn(1, 4000, 32, generator=generator) * torch.linspace(0.1, 10, 4000)[:, None]
+    linear = right @ (torch.eye(32) + 0.01 * torch.randn(32, 32, generator=generator))
+    noise = right + 0.01 * torch.randn(right.shape, generator=generator) * right.norm(dim=-1, keepdim=True) / 32**0.5
+
+    def left(found: Tensor) -> float:
+        made = sensitivity._made_up_for([found], sensitivity._learn([right], [found]))[0]
+        return float((made - right).norm() / (found - right).norm())
+
+    assert left(linear) == pytest.approx(1 - sensitivity.SHARE, abs=0.02)
+    assert left(noise) == pytest.approx(1, abs=0.02)
+
+
+def test_the_embedding_costs_what_lookup_and_head_cost_the_whole_model(
+    found: dict[str, Sensitivity], model: nn.Module, text: ModelInputs, compensated: dict[str, Tensor]
 ) -> None:
-    assert found[EMBEDDING].kl == {"text": pytest.approx(cost(model, text, EMBEDDING), rel=0.02)}
+    """The lookup as plain rounding has it, by as much more as the head's codes are farther off."""
+    table, head = model.get_parameter(EMBEDDING).data, compensated[f"{HEAD}.weight"]
+    plain = rounded(table, ALONE)
+    farther = float((head - table).square().sum() / (plain - table).square().sum())
+    lookup = cost(model, text, {EMBEDDING: plain})
+    wanted = farther * lookup + cost(model, text, {f"{HEAD}.weight": head})
+    assert found[EMBEDDING].kl == {"text": pytest.approx(wanted, rel=0.05)}
+    assert wanted > 1.2 * lookup, "control: the head costs something"
 
 
 def test_a_tensor_costs_about_its_share_of_the_layer(
-    found: dict[str, Sensitivity], model: nn.Module, text: ModelInputs
+    found: dict[str, Sensitivity], model: nn.Module, text: ModelInputs, compensated: dict[str, Tensor]
 ) -> None:
     """Shares are of the layer's output, a stand-in for the model's: tensors of several layers, in the same order."""
     names = [name for name in found if re.search(r"layers\.(1|9)\.", name)]
-    alone = [cost(model, text, name) for name in names]
+    alone = [cost(model, text, {name: compensated[name]}) for name in names]
     shared = [found[name].kl["text"] for name in names]
     ratios = np.array(shared) / alone
     assert ratios.min() > 0.5 and ratios.max() < 2

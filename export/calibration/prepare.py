@@ -18,7 +18,7 @@ from export.sources import Source
 from runtime.errors import UserError
 from runtime.sessions.base import ModelInputs
 
-CALIBRATION_VERSION = 3  # of what this package does; what another one began is not resumed, nor what it made taken
+CALIBRATION_VERSION = 4  # of what this package does; what another one began is not resumed, nor what it made taken
 SENSITIVITY = "sensitivity.json"
 PROBE_TEXTS, PROBE_LENGTH, PROBE_MEDIA = 2, 256, 2  # pieces of text, their tokens; images and clips of each kind
 SENSITIVITIES = TypeAdapter(list[Sensitivity])

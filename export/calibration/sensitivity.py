@@ -1,18 +1,22 @@
 """Which weights matter: the KL divergence when some alone are quantized, all others being the source's.
 
-It is measured for each layer, and for the embedding. Each layer is loaded once. All variants of the model pass through
-it: those that an earlier layer made different, and the one that it makes itself. So there is one for a layer, not for
-each of its tensors. Those share the layer's KL by the squares of what each alone changes in the layer's output, over
-the squares of that output, as norms behind it see no more. On the embedded model these shares are within a fifth of
-what each tensor costs alone, mostly (correlation of the logarithms 0.99), and take a seventh of the passes.
+It is measured for each branch of a layer, attention and feed-forward, and for both uses of the embedding. Each layer is
+loaded once. All variants of the model pass through it: those that an earlier layer made different, and the two that it
+makes itself. So there is none for each tensor. Those of a branch share its KL by the squares of what each alone changes
+in the layer's output, over the squares of that output, as norms behind it see no more. Not those of a layer: attention
+and feed-forward change other columns of it, and which of them matter is not to be seen there. (Gemma 3 270M's first
+feed-forward part costs 0.004 nats, and would be thought to cost 0.03.)
 
-Variants are rounded plainly, in one scheme, and read a few sequences. What other schemes cost once their errors are
-compensated follows from the squares of what a tensor puts out, E H E^T of `gptq`: KL grows with them.
+Variants are rounded in one scheme, their errors compensated, and read a few sequences. What other schemes cost follows
+from the squares of what a tensor puts out, E H E^T of `gptq`: KL grows with them.
+
+Calibration lets later layers make up for what earlier ones lost, as far as it can be told from what they put out. That
+is taken off a variant where its layer ends, by linear regression: else int8 would seem to gain what is gained anyway.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +25,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.calibration.gptq import factorize, round_rows
+from export.calibration.gptq import DAMPING, SHARE, Factor, factorize, round_rows
 from export.calibration.rounding import of_tied_head
 from export.calibration.statistics import Moments, input_of, watched
-from export.calibration.streamed import begin, head_moments
+from export.calibration.streamed import HEAD, ROWS, begin, head_moments
+from export.pool import in_order, worker_pool
 from export.schemes import INT4, INT4_64, INT4_128, INT8, Scheme, dequantize, dequantize_codes, quantize_rows
 from runtime import sensitivity
 from runtime.progress import progress
+from runtime.scratch import scratch
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.reference import enough_threads
 from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
@@ -35,6 +41,7 @@ from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
 SCHEMES = (INT4_128, INT4_64, INT4, INT8)  # from small to large
 ALONE = INT4  # the scheme whose divergence is measured, plainly rounded
 SAMPLED = 256  # rows of a weight that are rounded in all of them
+FITTED = 8  # texts that what is made up for is learnt from: the last ones, while probes are the first
 POSITIONS = 128  # whose logits are held at once
 
 
@@ -65,10 +72,20 @@ class _Weight:
 
 @dataclass
 class _Variant:
-    """The model with a layer's weights quantized, or its embedding; with none, the source."""
+    """The model with a layer's weights quantized, or its embedding, where it is looked up or in the head."""
 
     flows: list[Flow]
-    weights: list[_Weight]
+    weights: list[_Weight] = field(default_factory=list)  # of a layer
+    head: "_Head | None" = None  # if it is not the source's
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The embedding as it is multiplied by, in ALONE."""
+
+    table: Tensor  # fp32 [vocabulary, width]
+    losses: list[float]  # see `Sensitivity`
+    looked_up: list[float]  # for each of SCHEMES: squares of its own error, over those of plain ALONE
 
 
 def measure_sensitivity(
@@ -85,45 +102,82 @@ def measure_sensitivity(
     """
     model = StreamedModel(checkpoint, torch.float32, lambda text: None)
     kinds = [_modality(inputs) for inputs in probes]
-    steps = sum(range(2, model.depth + 2)) + model.depth + 1  # variants through each layer, then through the head
+    steps = sum(range(3, 2 * model.depth + 2, 2)) + 2 * model.depth + 2  # variants through layers, then the head
     with torch.no_grad(), enough_threads(model.stem), progress("sensitivity", steps, "steps") as advance:
-        source, seen = _Variant(begin(model, probes), []), begin(model, sequences)
+        source, seen = _Variant(begin(model, probes)), begin(model, sequences)
+        texts = [flow for flow, inputs in zip(seen, sequences, strict=True) if _modality(inputs) == "text"][-FITTED:]
         with _rounded_table(model):
-            embedding = _Variant(begin(model, probes), [])
-        variants = [embedding]
+            lookup = _Variant(begin(model, probes))
+        variants = [lookup]
         for index in range(model.depth):
             with model.layer(index) as layer:
                 for flow in (flow for variant in variants for flow in variant.flows):
                     flow.hidden = flow.after(layer, index)
-                variants.append(_vary(layer, index, model.layer_prefix(index), source.flows, kinds, seen))
+                variants += _vary(layer, index, model.layer_prefix(index), source.flows, kinds, seen, texts)
             advance(len(variants))
-        embedding.weights = [_describe_embedding(model, seen, kinds)]
+        variants.append(_at_the_head(model, source.flows, seen))
         costs = _divergences(model, source, variants, kinds)
         advance(len(variants))
-    return [weight.at(kl) for variant, kl in zip(variants, costs, strict=True) for weight in variant.weights]
+    embedding = _describe_embedding(model, variants[-1], costs[0], costs[-1])
+    found = zip(variants[1:-1], costs[1:-1], strict=True)
+    return [embedding, *(weight.at(kl) for variant, kl in found for weight in variant.weights)]
 
 
 def _vary(
-    layer: nn.Module, index: int, prefix: str, flows: Sequence[Flow], kinds: Sequence[str], seen: Sequence[Flow]
-) -> _Variant:
-    """Behind the layer. So are the source's flows then, and the sequences that are seen.
+    layer: nn.Module, index: int, prefix: str, flows: Sequence[Flow], kinds: Sequence[str], seen: Sequence[Flow],
+    texts: Sequence[Flow],
+) -> Iterator[_Variant]:  # fmt: skip
+    """Of both branches, behind the layer. So are the source's flows then, and the sequences that are seen.
 
     Args:
         kinds: modalities of the flows.
+        texts: of `seen`, what `_learn` learns from.
     """
     weights = {name: module.weight for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
-    losses = _losses_in(layer, index, weights, seen)
-    behind, changes = _after(layer, index, flows), {}
-    for name, weight in weights.items():
-        with _quantized([weight]):
-            changes[name] = _change(_after(layer, index, flows), behind, kinds)
-    with _quantized(weights.values()):
-        made = [replace(flow, hidden=hidden) for flow, hidden in zip(flows, _after(layer, index, flows), strict=True)]
+    fitted = [replace(flow) for flow in texts]
+    codes, losses = _round(layer, index, weights, seen)
+    right, behind = _after(layer, index, fitted), _after(layer, index, flows)
+
+    def rounded_alone(names: Iterable[str]) -> list[Tensor]:
+        """What the layer puts out then, less what later layers can tell from that, and make up for."""
+        with _exchanged([(weights[name], codes[name]) for name in names]):
+            found = _after(layer, index, flows)
+            return _made_up_for(found, _learn(right, _after(layer, index, fitted))) if fitted else found
+
+    for branch in dict.fromkeys(map(_branch, weights)):
+        names = [name for name in weights if _branch(name) == branch]
+        shares = _shares({name: _change(rounded_alone([name]), behind, kinds) for name in names})
+        made = [replace(flow, hidden=hidden) for flow, hidden in zip(flows, rounded_alone(names), strict=True)]
+        yield _Variant(made, [_Weight(f"{prefix}.{name}.weight", weights[name].numel(), losses[name], shares[name])
+                              for name in names])  # fmt: skip
     for flow, hidden in zip(flows, behind, strict=True):
         flow.hidden = hidden
-    shares = _shares(changes)
-    return _Variant(made, [_Weight(f"{prefix}.{name}.weight", weight.numel(), losses[name], shares[name])
-                           for name, weight in weights.items()])  # fmt: skip
+
+
+def _branch(name: str) -> str:
+    """What adds a linear's outputs to the layer's input: `self_attn` or `mlp`."""
+    return name.split(".")[0]
+
+
+def _learn(right: Sequence[Tensor], found: Sequence[Tensor]) -> Tensor:
+    """[width, width], least squares of how far outputs are off, from the outputs; each position counts alike, as norms
+    stand before whatever makes up for it. Damped as GPTQ is.
+
+    Args:
+        right, found: [1, T, width] each.
+    """
+    rows = torch.cat([*found], 1)[0]
+    lost = rows - torch.cat([*right], 1)[0]
+    sizes = rows.square().mean(-1, keepdim=True).sqrt()
+    rows, lost = rows / sizes, lost / sizes
+    moments = rows.T @ rows
+    moments.diagonal().add_(DAMPING * moments.diagonal().mean())
+    return torch.linalg.solve(moments, rows.T @ lost)
+
+
+def _made_up_for(found: Sequence[Tensor], learnt: Tensor) -> list[Tensor]:
+    """By half, as calibration does."""
+    return [hidden - SHARE * (hidden @ learnt) for hidden in found]
 
 
 def _after(layer: nn.Module, index: int, flows: Sequence[Flow]) -> list[Tensor]:
@@ -131,14 +185,14 @@ def _after(layer: nn.Module, index: int, flows: Sequence[Flow]) -> list[Tensor]:
 
 
 @contextmanager
-def _quantized(weights: Iterable[Tensor]) -> Iterator[None]:
-    """While it lasts."""
-    kept = [(weight, weight.clone()) for weight in weights]
-    for weight, before in kept:
-        weight.copy_(rounded(before, ALONE))
+def _exchanged(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """While it lasts, the first of each pair has the values of the second."""
+    kept = [(weight, weight.data) for weight, _ in pairs]
+    for weight, values in pairs:
+        weight.data = values
     yield
-    for weight, before in kept:
-        weight.copy_(before)
+    for weight, values in kept:
+        weight.data = values
 
 
 def _change(found: Sequence[Tensor], wanted: Sequence[Tensor], kinds: Sequence[str]) -> dict[str, float]:
@@ -161,18 +215,28 @@ def _sample(weight: Tensor) -> Tensor:
     return weight[:: max(1, len(weight) // SAMPLED)].float()
 
 
-def _losses_in(
+def _round(
     layer: nn.Module, index: int, weights: Mapping[str, Tensor], seen: Sequence[Flow]
-) -> dict[str, list[float]]:
-    """Of a layer's weights, by name; brings the sequences through it."""
+) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+    """A layer's weights in ALONE, and what other schemes would leave, by name; brings the sequences through it."""
     with watched(layer, list(weights), partial(Moments, whole=True)) as moments:
         for flow in seen:
             flow.hidden = flow.after(layer, index)
+    found: dict[str, Tensor] = {}
     losses: dict[str, list[float]] = {}
     for shared in list(moments):
-        rows = {name: _sample(weight) for name, weight in weights.items() if input_of(name) == shared}
-        losses |= _losses(rows, moments.pop(shared).sums)
-    return losses
+        members = {name: weight for name, weight in weights.items() if input_of(name) == shared}
+        hessian = moments.pop(shared).sums
+        factor = factorize(hessian, ALONE)
+        found |= {name: _compensated(weight, factor, ALONE) for name, weight in members.items()}
+        losses |= _losses({name: _sample(weight) for name, weight in members.items()}, hessian)
+    return found, losses
+
+
+def _compensated(weight: Tensor, factor: Factor, scheme: Scheme) -> Tensor:
+    work = (lambda rows=rows: dequantize_codes(*round_rows(rows, factor, scheme)) for rows in weight.split(ROWS))
+    with worker_pool() as pool:
+        return torch.cat(list(in_order(pool, work)))
 
 
 def _losses(rows: dict[str, Tensor], hessian: Tensor) -> dict[str, list[float]]:
@@ -182,14 +246,13 @@ def _losses(rows: dict[str, Tensor], hessian: Tensor) -> dict[str, list[float]]:
         error = found - rows[name]
         return float(((error @ hessian) * error).sum())
 
-    plain = {name: loss(name, rounded(some, ALONE)) for name, some in rows.items()}
-    losses: dict[str, list[float]] = {name: [] for name in rows}
+    left: dict[str, list[float]] = {name: [] for name in rows}
     for scheme in SCHEMES:
         factor = factorize(hessian, scheme)
         for name, some in rows.items():
-            left = loss(name, dequantize_codes(*round_rows(some, factor, scheme)))
-            losses[name].append(left / plain[name] if plain[name] else 1.0)
-    return losses
+            left[name].append(loss(name, dequantize_codes(*round_rows(some, factor, scheme))))
+    at = SCHEMES.index(ALONE)
+    return {name: [one / some[at] if some[at] else 1.0 for one in some] for name, some in left.items()}
 
 
 def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
@@ -222,11 +285,31 @@ def _rounded_table(model: StreamedModel) -> Iterator[None]:
     embedding.table = table
 
 
-def _describe_embedding(model: StreamedModel, seen: Sequence[Flow], kinds: Sequence[str]) -> _Weight:
-    """By what enters the head."""
-    name, table = model.embedding, model.tensors[model.embedding]
-    losses = _losses({name: _sample(table)}, of_tied_head(head_moments(model, seen).sums))
-    return _Weight(name, table.numel(), losses[name], dict.fromkeys(kinds, 1.0))
+def _at_the_head(model: StreamedModel, flows: list[Flow], seen: Sequence[Flow]) -> _Variant:
+    """Of flows behind the last layer."""
+    name, moments = model.embedding, of_tied_head(head_moments(model, seen).sums)
+    sample, factor = _sample(model.tensors[name]), factorize(moments, ALONE)
+    table = torch.from_numpy(scratch(*model.tensors[name].shape))
+    for found, rows in zip(table.split(HEAD_ROWS), model.tensors.rows(name, HEAD_ROWS), strict=True):
+        found.copy_(_compensated(rows.float(), factor, ALONE))
+    errors = [_compensated(sample, factorize(moments, scheme), scheme) - sample for scheme in SCHEMES]
+    plain = (rounded(sample, ALONE) - sample).square().sum()
+    looked_up = [float(error.square().sum() / plain) for error in errors]
+    return _Variant(flows, head=_Head(table, _losses({HEAD: sample}, moments)[HEAD], looked_up))
+
+
+def _describe_embedding(
+    model: StreamedModel, variant: _Variant, lookup: dict[str, float], head: dict[str, float]
+) -> Sensitivity:
+    """Both of its uses together, each measured by itself: the lookup plainly rounded."""
+    assert variant.head
+    at = SCHEMES.index(ALONE)
+    looked_up, losses = variant.head.looked_up, variant.head.losses
+    kl = {kind: lookup[kind] * looked_up[at] + head[kind] for kind in lookup}
+    parts = [sum(lookup.values()) * first + sum(head.values()) * second
+             for first, second in zip(looked_up, losses, strict=True)]  # fmt: skip
+    shape = model.tensors[model.embedding].shape
+    return Sensitivity(name=model.embedding, weights=shape.numel(), kl=kl, losses=[part / parts[at] for part in parts])
 
 
 # What variants cost
@@ -250,10 +333,8 @@ def _log_probabilities(model: StreamedModel, variant: _Variant, counts: Sequence
     """[positions, vocabulary] at some of the last `counts` positions of all flows."""
     compared = torch.cat([flow.hidden[0, -count:] for flow, count in zip(variant.flows, counts, strict=True)])
     hidden = model.normed(compared[some])
-    is_embedding = [weight.name for weight in variant.weights] == [model.embedding]
-    parts = (rounded(rows.float(), ALONE) if is_embedding else rows.float()
-             for rows in model.tensors.rows(model.embedding, HEAD_ROWS))  # fmt: skip
-    return model.soft_cap(torch.cat([hidden @ part.T for part in parts], 1)).log_softmax(-1)
+    table = variant.head.table.split(HEAD_ROWS) if variant.head else model.tensors.rows(model.embedding, HEAD_ROWS)
+    return model.soft_cap(torch.cat([hidden @ rows.float().T for rows in table], 1)).log_softmax(-1)
 
 
 def _divergence(wanted: Tensor, found: Tensor) -> NDArray[np.float32]:
