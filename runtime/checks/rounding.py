@@ -21,12 +21,16 @@ PAIRS = 100
 def run(job: Job) -> Iterator[Measure]:
     """Of each engine that rounds activations to int8, against the same arithmetic in torch."""
     pairs, bound = list(islice(_pairs(job), PAIRS)), job.gates["row_median"].bound
+    answers: dict[str, NDArray[np.float32]] = {}  # by arithmetic: some engines share it
     for engine, folder in job.engines():
         if engine.rounds is None:
             continue
         job.status(f"{engine.name}: int8 arithmetic")
-        wanted = job.in_torch(engine, folder).read([ModelInputs(pair) for pair in pairs], [[1]] * len(pairs))
-        rows = metrics.row_rms(wanted, _read(engine.open(folder), pairs))
+        arithmetic = repr(job.blocks(engine, folder))
+        if arithmetic not in answers:
+            sequences = [ModelInputs(pair) for pair in pairs]
+            answers[arithmetic] = job.in_torch(engine, folder).read(sequences, [[1]] * len(pairs))
+        rows = metrics.row_rms(answers[arithmetic], _read(engine.open(folder), pairs))
         note = f"{(rows > bound).sum()} of {len(rows)} rows with a flipped rounding"
         name, share = ("row_twentieth", 0.05) if job.kv_scales else ("row_median", 0.5)  # caches round as well
         yield job.measure("rounding", name, float(np.quantile(rows, share)), engine=engine.name, note=note)
