@@ -3,9 +3,9 @@
     python -m benchmarks.sensitivity [--pieces 2] [--folder build/benchmark]
 
 A sliding and a full layer of random weights with a small vocabulary, as in `benchmarks.calibration`. What each layer
-takes by itself, what each pass through a layer takes, what rounding the head and what each variant takes
-in it are told apart, and carried over to 48 layers, the pieces that exports read and the whole vocabulary. Seconds are
-the processor's: set OMP_NUM_THREADS=1.
+takes by itself, what each pass through a layer takes, what rounding the head and what each variant takes in it are told
+apart, and carried over to 48 layers, the pieces that exports read and the whole vocabulary. Seconds are the
+processor's: set OMP_NUM_THREADS=1.
 """
 
 import json
@@ -29,9 +29,7 @@ from runtime.sessions.base import ModelInputs
 from runtime.sessions.streamed import HEAD_ROWS
 
 WHOLE_VOCABULARY = 262144
-PASSES = (
-    10  # through a layer, of probes and of texts each: one as it is, one for each of seven linears and two branches
-)
+PASSES = 10  # of probes, and of texts, through a layer: as it is, with each of seven linears and two branches rounded
 
 
 def main(
@@ -44,16 +42,16 @@ def main(
     sequences = [ModelInputs(rng.integers(20, VOCABULARY, LENGTH)) for _ in range(pieces)]
     probes = [ModelInputs(rng.integers(20, VOCABULARY, PROBE_LENGTH)) for _ in range(PROBE_TEXTS)]
     imported = psutil.Process().memory_info()
-    names = "_compensated", "_losses", "_round", "_log_probabilities"
-    rounding, losses, layers, logits = map(_record, names)
+    names = "_compensated", "_errors", "_round", "_log_probabilities"
+    rounding, errors, layers, logits = map(_record, names)
     positions: list[int] = []
     passes = _record("_after", lambda _, __, flows: positions.append(sum(flow.hidden.shape[1] for flow in flows)))
     with anonymous_peak() as peak:
         begun = time.process_time()
         sensitivity.measure_sensitivity(folder / "source", sequences, probes)
         seconds = time.process_time() - begun
-    at_the_head = -(-VOCABULARY // HEAD_ROWS) + len(sensitivity.SCHEMES)  # the last calls of `_compensated`
-    rounded = (sum(rounding[:-at_the_head]) + sum(losses[:-1])) / MEASURED
+    at_the_head = -(-VOCABULARY // HEAD_ROWS)  # the last calls of `_compensated`, and one of `_errors`
+    rounded = (sum(rounding[:-at_the_head]) + sum(errors[:-1])) / MEASURED
     reading = sum(layers) / MEASURED - rounded
     per_position, grown = sum(passes) / sum(positions), WHOLE_VOCABULARY / VOCABULARY
     probed, learnt = PROBE_TEXTS * PROBE_LENGTH, sensitivity.FITTED * LENGTH

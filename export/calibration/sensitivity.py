@@ -39,7 +39,7 @@ from runtime.sessions.reference import enough_threads
 from runtime.sessions.streamed import HEAD_ROWS, Flow, StreamedModel
 
 SCHEMES = (INT4_128, INT4_64, INT4, INT8)  # from small to large
-ALONE = INT4  # the scheme whose divergence is measured, plainly rounded
+ALONE = INT4  # the scheme whose divergence is measured
 SAMPLED = 256  # rows of a weight that are rounded in all of them
 FITTED = 8  # texts that what is made up for is learnt from: the last ones, while probes are the first
 POSITIONS = 128  # whose logits are held at once
@@ -48,7 +48,7 @@ POSITIONS = 128  # whose logits are held at once
 class Sensitivity(sensitivity.Sensitivity):
     """With what schemes leave of it."""
 
-    losses: list[float]  # for each of SCHEMES, compensated: squared error of what it puts out, over that of the plain
+    losses: list[float]  # for each of SCHEMES, compensated: squared error of what it puts out, over that in ALONE
 
     def predicted(self, scheme: Scheme) -> float:
         """Nats in a scheme, compensated: KL grows with the square of an error."""
@@ -229,7 +229,8 @@ def _round(
         hessian = moments.pop(shared).sums
         factor = factorize(hessian, ALONE)
         found |= {name: _compensated(weight, factor, ALONE) for name, weight in members.items()}
-        losses |= _losses({name: _sample(weight) for name, weight in members.items()}, hessian)
+        errors = _errors({name: _sample(weight) for name, weight in members.items()}, hessian)
+        losses |= {name: _losses(some, hessian) for name, some in errors.items()}
     return found, losses
 
 
@@ -239,20 +240,21 @@ def _compensated(weight: Tensor, factor: Factor, scheme: Scheme) -> Tensor:
         return torch.cat(list(in_order(pool, work)))
 
 
-def _losses(rows: dict[str, Tensor], hessian: Tensor) -> dict[str, list[float]]:
-    """Of weights with one input, by name; see `Sensitivity`."""
-
-    def loss(name: str, found: Tensor) -> float:
-        error = found - rows[name]
-        return float(((error @ hessian) * error).sum())
-
-    left: dict[str, list[float]] = {name: [] for name in rows}
+def _errors(rows: dict[str, Tensor], hessian: Tensor) -> dict[str, list[Tensor]]:
+    """What each of SCHEMES leaves of weights with one input, compensated, by name."""
+    errors: dict[str, list[Tensor]] = {name: [] for name in rows}
     for scheme in SCHEMES:
         factor = factorize(hessian, scheme)
         for name, some in rows.items():
-            left[name].append(loss(name, dequantize_codes(*round_rows(some, factor, scheme))))
-    at = SCHEMES.index(ALONE)
-    return {name: [one / some[at] if some[at] else 1.0 for one in some] for name, some in left.items()}
+            errors[name].append(dequantize_codes(*round_rows(some, factor, scheme)) - some)
+    return errors
+
+
+def _losses(errors: Sequence[Tensor], hessian: Tensor) -> list[float]:
+    """Of one weight's; see `Sensitivity`."""
+    left = [float(((error @ hessian) * error).sum()) for error in errors]
+    alone = left[SCHEMES.index(ALONE)]
+    return [one / alone if alone else 1.0 for one in left]
 
 
 def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
@@ -292,10 +294,10 @@ def _at_the_head(model: StreamedModel, flows: list[Flow], seen: Sequence[Flow]) 
     table = torch.from_numpy(scratch(*model.tensors[name].shape))
     for found, rows in zip(table.split(HEAD_ROWS), model.tensors.rows(name, HEAD_ROWS), strict=True):
         found.copy_(_compensated(rows.float(), factor, ALONE))
-    errors = [_compensated(sample, factorize(moments, scheme), scheme) - sample for scheme in SCHEMES]
+    errors = _errors({HEAD: sample}, moments)[HEAD]
     plain = (rounded(sample, ALONE) - sample).square().sum()
     looked_up = [float(error.square().sum() / plain) for error in errors]
-    return _Variant(flows, head=_Head(table, _losses({HEAD: sample}, moments)[HEAD], looked_up))
+    return _Variant(flows, head=_Head(table, _losses(errors, moments), looked_up))
 
 
 def _describe_embedding(
