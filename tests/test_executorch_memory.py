@@ -1,5 +1,6 @@
-"""Where a `.pte` plans caches: in an arena of their own, and once."""
+"""Where a `.pte` plans caches: in an arena of their own, and once; and what they take while it is made: nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 from executorch.exir.passes import MemoryPlanningPass
 from torch import Tensor, nn
 
+from export.config import read_model
 from export.lowering.executorch_memory import CachesApart
+from export.lowering.torch_ops import new_caches
+from export.models import EMBEDDED
+from export.sources import open_source
+from runtime.bench.memory import read_memory
 from runtime.manifest import read_manifest
 from runtime.readback_executorch import DECODER, ExecutorchWeights
 
@@ -72,3 +78,19 @@ def test_a_bundle_makes_the_room_that_its_manifest_tells(executorch_bundle: Path
     expected = manifest.artifacts["executorch"].cache.at(manifest.limits.context)
     assert expected <= sizes[DECODER][2] <= expected * 1.01
     assert all(len(arenas) < 3 for name, arenas in sizes.items() if name != DECODER)
+
+
+def test_caches_take_no_memory_until_they_are_written() -> None:
+    """A trace never writes them; a gigabyte of the 12B's at 8192 positions."""
+
+    def anonymous() -> int:
+        return read_memory(os.getpid()).anonymous or 0
+
+    text, before = read_model(open_source(EMBEDDED["tiny"]).config).text, anonymous()
+    caches = new_caches(text, max_context=2**18, max_step=280)
+    size = sum(buffer.nbytes for buffer in caches.buffers())
+    assert size > 2**26 and anonymous() - before < size / 10
+    for buffer in caches.buffers():
+        assert not buffer.any()
+        buffer.fill_(1)
+    assert anonymous() - before > size * 0.9, "control"

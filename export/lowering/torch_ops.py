@@ -4,6 +4,8 @@ Heads are [1, T, heads, head_dim]. A sliding layer's cache is a ring that holds 
 holds the whole context.
 """
 
+import math
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,8 +31,8 @@ class Cache(nn.Module):
         self.slots = min(layer.window - 1 + max_step, max_context) if layer.window else max_context
         self.scales = scales
         shape, dtype = (layer.kv_heads, self.slots, layer.head_dim), torch.int8 if scales else torch.float32
-        self.register_buffer("keys", torch.zeros(shape, dtype=dtype), persistent=False)
-        self.register_buffer("values", torch.zeros(shape, dtype=dtype), persistent=False)
+        self.register_buffer("keys", _unwritten(shape, dtype), persistent=False)
+        self.register_buffer("values", _unwritten(shape, dtype), persistent=False)
 
     def write(self, positions: Tensor, k: Tensor, v: Tensor) -> None:
         """Stores heads k, v at int [T] positions."""
@@ -46,6 +48,12 @@ class Cache(nn.Module):
         if self.scales:
             return self.keys.float() * self.scales[0], self.values.float() * self.scales[1]
         return self.keys, self.values
+
+
+def _unwritten(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros that take memory as they are written; those of `torch.zeros` do at once, which a trace never needs."""
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _to_steps(x: Tensor, scale: float) -> Tensor:
