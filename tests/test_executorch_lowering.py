@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from executorch.exir.backend.canonical_partitioners import group_partitioner
+from torch import fx, nn
+from torch.fx.passes.infra import partitioner
 
 from export.lowering import executorch_patches, executorch_program, executorch_streams
 from export.lowering.executorch_ops import whole
@@ -70,6 +73,23 @@ def test_each_remedy_writes_the_same_bytes() -> None:
     plain = hashlib.sha256(write()).hexdigest()
     for name, remedy in REMEDIES.items():
         assert hashlib.sha256(write(remedy)).hexdigest() == plain, name
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = x + 1, x * 2
+        return (left * right).relu() - left
+
+
+@pytest.mark.parametrize("module", [partitioner, group_partitioner])
+def test_lazy_dependencies_are_those_of_the_partitioner(module: Any) -> None:
+    """Of fx's and of ExecuTorch's, which has a class of its own."""
+    graph, stock = fx.symbolic_trace(Branching()), module._DependencyViewer
+    with lazy_dependencies():
+        lazy = module._DependencyViewer(graph)
+    assert type(lazy) is not stock and module._DependencyViewer is stock
+    for node in graph.graph.nodes:
+        assert lazy.downstreams_of(node) == set(stock(graph).downstreams_of(node))
 
 
 def test_a_tied_embedding_is_stored_once(lowered: Lowered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

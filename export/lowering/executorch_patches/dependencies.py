@@ -1,5 +1,5 @@
 """Partitioners ask for the nodes downstream of a few; fx and ExecuTorch prepare them for all, in quadratic time and
-memory: at 48 layers 2 GB, the most that lowering ever took.
+memory: at 18 layers 350 MiB, at which lowering had its peak.
 """
 
 from collections.abc import Iterator
