@@ -33,7 +33,7 @@ from runtime.manifest import RECORD
 from runtime.progress import Advance, progress
 
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
-VERSION = 1  # of the algorithm; work begun by another one is not resumed
+VERSION = 2  # of the algorithm; work begun by another one is not resumed
 PLAN = ".plan.json"
 SAMPLED_ROWS = 64
 CALIBRATED = ".calibrated"  # folder of what was found on the calibration data

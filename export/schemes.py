@@ -91,11 +91,9 @@ def quantize_rows(rows: Tensor, scheme: Scheme, importance: Tensor | None = None
     size = scheme.group or rows.shape[1]
     limits = np.float32(scheme.lowest), np.float32(scheme.highest)
     factors = None if importance is None else importance.reshape(-1, size).numpy()
-    codes, scales, error, plain_error, energy = round_groups(
-        rows.reshape(-1, size).numpy(), *limits, scheme.scale_digits, factors
-    )
-    packed = pack(torch.from_numpy(codes).reshape(rows.shape), scheme)
-    return Quantized(packed, torch.from_numpy(scales).reshape(len(rows), -1).bfloat16(), error, plain_error, energy)
+    found = round_groups(rows.reshape(-1, size).numpy(), scheme.bits, *limits, scheme.scale_digits, factors)
+    packed, scales = (torch.from_numpy(part).reshape(len(rows), -1) for part in found[:2])
+    return Quantized(packed, scales.bfloat16(), *found[2:])
 
 
 def pack(codes: Tensor, scheme: Scheme) -> Tensor:

@@ -63,7 +63,7 @@ def test_the_search_finds_what_torch_finds(scheme: Scheme, seed: int, spread: fl
     groups = rows.unflatten(1, (-1, scheme.group or rows.shape[1]))
     widest = groups.abs().amax(-1) / scheme.highest
     candidates = torch.stack([few_digits(widest * ratio, scheme.scale_digits) for ratio in RATIOS.tolist()])
-    codes = (groups / candidates[..., None]).round().clamp(scheme.lowest, scheme.highest)
+    codes = (groups * (1 / candidates)[..., None]).round().clamp(scheme.lowest, scheme.highest)
     errors = (codes * candidates[..., None] - groups).double().square().sum(-1)
     quantized = quantize_rows(rows, scheme)
     assert quantized.error == pytest.approx(float(errors.amin(0).sum()), rel=1e-5)

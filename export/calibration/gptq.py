@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.rounding import RATIOS, SMALLEST_SCALE, _code, _representable, round_groups
+from export.rounding import RATIOS, SMALLEST_SCALE, code_of, representable, round_groups
 from export.schemes import Scheme
 
 BLOCK = 32  # columns that are rounded together where a scale is that of a row
@@ -108,7 +108,8 @@ def _scales_of_rows(rows: Tensor, factor: Factor, scheme: Scheme) -> Tensor:
     """fp32 [rows, n] -> [rows], of least squared error weighted by H's diagonal."""
     limits = np.float32(scheme.lowest), np.float32(scheme.highest)
     importance = factor.moments[None].numpy()
-    return torch.from_numpy(round_groups(rows.contiguous().numpy(), *limits, scheme.scale_digits, importance)[1])
+    found = round_groups(rows.contiguous().numpy(), scheme.bits, *limits, scheme.scale_digits, importance)
+    return torch.from_numpy(found[1])
 
 
 @compiled
@@ -143,7 +144,7 @@ def _round_group(
             largest = max(largest, abs(weights[row, k] + carried[row, k]))
         least, scales[row] = np.float32(np.inf), np.float32(0)
         for ratio in RATIOS:
-            scale = _representable(largest / highest * ratio, digits)
+            scale = representable(largest / highest * ratio, digits)
             if scale == scales[row]:
                 continue
             loss = _try_scale(weights[row], carried[row], inner, importance, lowest, highest, scale, least,
@@ -161,12 +162,12 @@ def _try_scale(
     codes: NDArray[np.int8], errors: NDArray[np.float32],
 ) -> np.float32:  # fmt: skip
     """Rounds a group; returns its loss, or what it is once that exceeds `enough`."""
-    loss = np.float32(0)
+    loss, inverse = np.float32(0), np.float32(1) / scale
     for k in range(len(weights) - 1, -1, -1):
         target = weights[k] + carried[k]
         for j in range(k + 1, len(weights)):
             target += errors[j] * inner[k, j]
-        code = _code(target, scale, lowest, highest)
+        code = code_of(target, inverse, lowest, highest)
         codes[k] = np.int8(code)
         errors[k] = weights[k] - code * scale
         loss += importance[k] * (target - code * scale) ** 2
