@@ -1,7 +1,7 @@
 """The search for scales, compiled: each weight is read once for all candidates, where torch would read it sixty times.
 
 Equal to the same expressions in torch, operation by operation; `reassoc` lets sums of errors be taken in any order. A
-weight is multiplied by 1 / scale, as divisions would take most of the time; the two differ where a weight lies halfway.
+weight is multiplied by 1 / scale, as divisions are slower; the two differ where a weight lies halfway.
 """
 
 from typing import Any
