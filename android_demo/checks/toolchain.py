@@ -10,14 +10,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+
 HERE = Path(__file__).parent
 OLD_SUITE = "bullseye"  # the last of Debian's that has an android.jar; one day it will be gone
 DEBS = "libandroid-23-java", "junit4", "libhamcrest-java"
+APT_LOCK = Path(tempfile.gettempdir()) / "gemma4-edge-apt.lock"  # of the iOS checks as well: apt fails if in use
 SOURCES = "/etc/apt/sources.list", "/etc/apt/sources.list.d"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -166,8 +170,9 @@ def _command(name: str, package: str) -> None:
 def _install(package: str) -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise NotHadError(f"{package} is not installed: apt-get install {package}")
-    _run(["apt-get", "-qq", "update"])
-    _run(["apt-get", "-qq", "install", "-y", "--no-install-recommends", package])
+    with FileLock(APT_LOCK):
+        _run(["apt-get", "-qq", "update"])
+        _run(["apt-get", "-qq", "install", "-y", "--no-install-recommends", package])
 
 
 def _run(command: Sequence[str], cwd: Path | None = None) -> None:

@@ -8,6 +8,7 @@ changes.
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from runtime.errors import UserError, one_line
 SUITE = "trixie"
 PACKAGES = "swiftlang", "libc6-dev", "libstdc++-14-dev"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemma4-edge"
+APT_LOCK = Path(tempfile.gettempdir()) / "gemma4-edge-apt.lock"  # of the Android checks as well: apt fails if in use
 ENTER_FOLDER = 'cd "$0" && exec "$@"'
 # Its own mounts and processes, which end with it: root, folders in sight, working folder, command.
 ENTER = """
@@ -93,7 +95,8 @@ def _require_debootstrap() -> None:
         raise UserError("only root can install Debian's Swift in a folder: run `make test-ios` as root, or install "
                         "Swift 6 so that `swift` is on PATH")  # fmt: skip
     if not shutil.which("debootstrap") and shutil.which("apt-get"):
-        for words in ("update", "install --yes --no-install-recommends debootstrap"):
-            subprocess.run(["apt-get", "--quiet", "--quiet", *words.split()], stdout=subprocess.DEVNULL)
+        with FileLock(APT_LOCK):
+            for words in ("update", "install --yes --no-install-recommends debootstrap"):
+                subprocess.run(["apt-get", "--quiet", "--quiet", *words.split()], stdout=subprocess.DEVNULL)
     if not shutil.which("debootstrap") or not shutil.which("unshare"):
         raise UserError("debootstrap and unshare are missing: install them, or Swift 6 so that `swift` is on PATH")
