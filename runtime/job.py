@@ -111,6 +111,10 @@ class Job:
             return self.half_reference
         return self.reference.variant(self.blocks(engine, folder), self.kv_scales)
 
+    def in_double(self, engine: Engine, folder: Path) -> Reference:
+        """The same in fp64."""
+        return self._open(self.quantized, torch.float64).variant(self.blocks(engine, folder), self.kv_scales)
+
     @property
     def has_reference(self) -> bool:
         """Whether there is one to ask."""

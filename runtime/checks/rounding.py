@@ -1,10 +1,12 @@
 """Is an engine's int8 arithmetic the one we think it is?
 
 Two tokens at a time, so that a value that falls on the other side of a rounding spoils its own row alone: in a long
-sequence the cache would carry it into every row after it. Most rows then agree to the last bits of fp32.
+sequence the cache would carry it into every row after it. Most rows then agree to the last bits of fp32. In a model so
+deep and wide that every row holds one, an engine is held to what fp32 alone moves in torch.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -16,6 +18,7 @@ from runtime.manifest import Measure
 from runtime.sessions.base import ModelInputs, Session
 
 PAIRS = 100
+SLACK = 3  # by which rows may be further off than torch's in fp32 are from fp64: 1.8 times in the embedded model
 
 
 def run(job: Job) -> Iterator[Measure]:
@@ -27,13 +30,19 @@ def run(job: Job) -> Iterator[Measure]:
             continue
         job.status(f"{engine.name}: int8 arithmetic")
         arithmetic = repr(job.blocks(engine, folder))
+        sequences, wanted = [ModelInputs(pair) for pair in pairs], [[1]] * len(pairs)
         if arithmetic not in answers:
-            sequences = [ModelInputs(pair) for pair in pairs]
-            answers[arithmetic] = job.in_torch(engine, folder).read(sequences, [[1]] * len(pairs))
+            answers[arithmetic] = job.in_torch(engine, folder).read(sequences, wanted)
         rows = metrics.row_rms(answers[arithmetic], _read(engine.open(folder), pairs))
         note = f"{(rows > bound).sum()} of {len(rows)} rows with a flipped rounding"
         name, share = ("row_twentieth", 0.05) if job.kv_scales else ("row_median", 0.5)  # caches round as well
-        yield job.measure("rounding", name, float(np.quantile(rows, share)), engine=engine.name, note=note)
+        value, gate = float(np.quantile(rows, share)), job.gates[name]
+        if not gate.holds(value):
+            exact = job.in_double(engine, folder).read(sequences, wanted)
+            reached = float(np.quantile(metrics.row_rms(exact, answers[arithmetic]), share))
+            gate = replace(gate, bound=max(gate.bound, SLACK * reached))
+            note += f", in torch fp32 is {reached:.1e} from fp64"
+        yield job.measure("rounding", name, value, gate, engine=engine.name, note=note)
         yield job.measure("rounding", "rows_flipped", float((rows > bound).mean()), engine=engine.name)
 
 
