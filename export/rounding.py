@@ -114,6 +114,7 @@ def _pack(
     group: NDArray[np.float32], inverse: np.float32, bits: int, lowest: np.float32, highest: np.float32,
     packed: NDArray[np.uint8],
 ) -> None:  # fmt: skip
+    """Codes plus half their range, as `schemes.pack` has them."""
     if bits == 4:
         for at in range(len(packed)):
             even = np.uint8(np.int32(code_of(group[2 * at], inverse, lowest, highest)) + 8)

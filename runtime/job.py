@@ -112,8 +112,9 @@ class Job:
         return self.reference.variant(self.blocks(engine, folder), self.kv_scales)
 
     def in_double(self, engine: Engine, folder: Path) -> Reference:
-        """The same in fp64."""
-        return self._open(self.quantized, torch.float64).variant(self.blocks(engine, folder), self.kv_scales)
+        """The same in fp64, streamed: whole it would take twice the memory that was found free."""
+        exact = open_reference(_there(self.quantized), "streamed", torch.float64, self.status)
+        return exact.variant(self.blocks(engine, folder), self.kv_scales)
 
     @property
     def has_reference(self) -> bool:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from tests.executorch_models import Lowered
 
 NAME = "tiny-int4"
-# Files of minutes, begun first, so that no worker is left alone with one of them. The second makes what the first and
-# the third want only later.
+# Files of minutes, begun first, so that no worker is left alone with one of them. The second makes a
+# bundle that the first asks for late.
 LONGEST = ("test_executorch_lowering.py", "test_inspect.py", "test_export.py", "test_coreml_bundle.py",
            "test_executorch.py", "test_context.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Reorders files, not what is in them."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.checks import goldens, lowering, preprocessing, runner
+from runtime.checks import goldens, lowering, preprocessing, rounding, runner
 from runtime.checks.probes import Readings
 from runtime.engines import ENGINES
 from runtime.gates import GATES, Gates, override
@@ -133,3 +133,33 @@ def test_own_processing_may_write_what_the_session_writes(bundle: Path, monkeypa
     monkeypatch.setattr(GenaiSession, "generate", lambda *given, **options: [
         token + 2 for token in generate(*given, **options)])  # fmt: skip
     assert not own_greedy().passed, "control: other processing, other tokens"
+
+
+@pytest.fixture
+def flipped(bundle: Path, quantized_checkpoint: Path) -> Job:
+    """Under a bound that no fp32 holds, as if every row held a flipped rounding."""
+    return job_of(bundle, quantized_checkpoint, GATES | {"row_median": replace(GATES["row_median"], bound=1e-12)})
+
+
+def medians(job: Job) -> list[Measure]:
+    return [measure for measure in rounding.run(job) if measure.name == "row_median"]
+
+
+def test_fp64_says_how_far_rows_may_be_off(flipped: Job) -> None:
+    for measure in medians(flipped):
+        assert measure.passed and measure.bound and 1e-12 < measure.bound < 1e-5 and "fp32 moves" in measure.note
+        assert measure.value > 1e-12, "control: the table's bound does not hold"
+    assert not flipped.skipped
+
+
+def test_control_int8_fails_where_torch_rounds_in_other_blocks(flipped: Job) -> None:
+    blocks = flipped.blocks
+    flipped.blocks = lambda *given: dict.fromkeys(blocks(*given), None)  # type: ignore[method-assign]
+    found = medians(flipped)
+    assert found and not any(measure.passed for measure in found) and not flipped.skipped
+
+
+def test_rows_that_fp32_moves_as_far_as_int8_decide_nothing(flipped: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "in_double", lambda job, engine, folder: job.reference)
+    assert not medians(flipped)
+    assert all("like any other" in reason for reason in flipped.skipped.values()) and len(flipped.skipped) == 2
