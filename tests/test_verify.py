@@ -201,7 +201,13 @@ def other_model(checkpoint: Path) -> Any:
     return model
 
 
-def test_goldens_of_another_model_are_caught(bundle_copy: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_hand", [False, True], ids=["alone", "beside the quantized checkpoint"])
+def test_goldens_of_another_model_are_caught(
+    bundle_copy: Path, tiny_checkpoint: Path, quantized_checkpoint: Path, tmp_path: Path, at_hand: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Torch, where it can be asked, is as far from them as engines are, and excuses nothing."""
+    monkeypatch.chdir(tmp_path)  # where no export leaves a quantized checkpoint
     manifest, model = read_manifest(bundle_copy), other_model(tiny_checkpoint)
     media = shutil.copytree(bundle_copy / goldens.FOLDER, tmp_path / "media")
     recorded = (goldens.read(entry, bundle_copy) for entry in manifest.goldens if entry.modality in ("text", "audio"))
@@ -209,7 +215,8 @@ def test_goldens_of_another_model_are_caught(bundle_copy: Path, tiny_checkpoint:
                for golden in recorded]  # fmt: skip
     goldens.record(prompts, bundle_copy, Prompter(bundle_copy), ReferenceSession(model), manifest.tokens, steps=8)
     seal(bundle_copy)
-    assert "golden_rms" in failures(verify(bundle_copy, only=["goldens"]))
+    quantized = quantized_checkpoint if at_hand else None
+    assert "golden_rms" in failures(verify(bundle_copy, quantized, only=["goldens"]))
     assert not failures(verify(bundle_copy, only=["files", "bytes", "template"]))
 
 
