@@ -36,6 +36,7 @@ class Job:
     evaluation: Path | None = None  # held-out data
     status: Status = lambda text: None  # told what goes on
     wanted_kind: ReferenceKind = "whole"  # of reference
+    unfit: str | None = None  # why the checkpoint in the usual place of the quantized one will not do
     hashed: bool = False  # whether the manifest's checksums are of this moment
     skipped: dict[str, str] = field(default_factory=dict)  # what checks had to leave out, and why
 

@@ -22,8 +22,18 @@ from runtime.checks import (
 from runtime.errors import UserError, first_line
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
-from runtime.manifest import QUANTIZED, RECORD, Measure, Record, ReferenceKind, Verification, read_manifest
+from runtime.manifest import (
+    QUANTIZED,
+    RECORD,
+    Manifest,
+    Measure,
+    Record,
+    ReferenceKind,
+    Verification,
+    read_manifest,
+)
 from runtime.progress import Status
+from runtime.quantized import read_own_record
 from runtime.sessions.reference import memory_shortage
 from runtime.untrusted import read_object
 
@@ -77,7 +87,8 @@ def verify(
 
     Args:
         bundle: folder with a manifest.
-        quantized: the quantized checkpoint; by default the one of the bundle's name under build/quantized.
+        quantized: the quantized checkpoint; by default the one of the bundle's name under build/quantized, if it has
+            the bundle's weights.
         source: the checkpoint that was quantized; by default where the quantized checkpoint's record says it came from.
         evaluation: folder with held-out data; by default the one that comes with this package.
         only: names of checks to run, instead of all.
@@ -87,7 +98,8 @@ def verify(
         once: runs a check, or tells what it found when an interrupted run did.
 
     Raises:
-        UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist.
+        UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist or is of
+            other weights.
     """
     for name in (name for name in only if name not in CHECKS):
         raise UserError(f"no check {name!r}; there are {', '.join(CHECKS)}")
@@ -121,17 +133,33 @@ def make_job(
     for path in filter(None, (quantized, source, evaluation)):
         if not path.is_dir():
             raise UserError(f"{path} is no folder: name an existing one, or leave it out to skip what needs it")
-    quantized = quantized or _if_there(QUANTIZED / bundle.resolve().name)
+    manifest, unfit = read_manifest(bundle), None
+    if quantized:
+        read_own_record(quantized, manifest)
+    else:
+        quantized, unfit = _in_usual_place(QUANTIZED / bundle.resolve().name, manifest)
     return Job(
         bundle=bundle,
-        manifest=read_manifest(bundle),
+        manifest=manifest,
         gates=gates,
         quantized=quantized,
         source=source or (_recorded_source(quantized) if quantized else None),
         evaluation=evaluation or _if_there(EVALUATION),
         status=status,
         wanted_kind=reference,
+        unfit=unfit,
     )
+
+
+def _in_usual_place(quantized: Path, manifest: Manifest) -> tuple[Path | None, str | None]:
+    """The bundle's own checkpoint, or why what lies there will not do; neither where there is none."""
+    if not quantized.is_dir():
+        return None, None
+    try:
+        read_own_record(quantized, manifest)
+    except UserError as error:
+        return None, str(error)
+    return quantized, None
 
 
 def _if_there(folder: Path) -> Path | None:
@@ -149,7 +177,7 @@ def _recorded_source(quantized: Path) -> Path | None:
 def _why_not(check: Check, job: Job) -> str | None:
     """The reason to skip a check, or None."""
     if missing := [need for need in check.needs if getattr(job, need) is None]:
-        return f"needs --{' and --'.join(missing)}"
+        return job.unfit if job.unfit and "quantized" in missing else f"needs --{' and --'.join(missing)}"
     if check.needs_goldens and not job.manifest.goldens:
         return "the bundle holds no goldens"
     return _why_no_reference(job) if "quantized" in check.needs else None

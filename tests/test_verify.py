@@ -20,7 +20,7 @@ from runtime.checks.files import sha256
 from runtime.errors import UserError
 from runtime.gates import GATES, override
 from runtime.goldens import GoldenPrompt
-from runtime.manifest import Manifest, Measure, Verification, read_manifest, write_manifest
+from runtime.manifest import QUANTIZED, RECORD, Manifest, Measure, Verification, read_manifest, write_manifest
 from runtime.prompt import Prompter, with_paths
 from runtime.sessions.reference import ReferenceSession, load_model
 from runtime.verify import make_job, verify
@@ -291,6 +291,29 @@ def test_the_bundle_alone_is_enough(bundle: Path, tmp_path: Path, monkeypatch: p
     assert set(found.skipped) == {"lowering", "rounding", "quantization"} and "--quantized" in found.skipped["lowering"]
 
 
+def other_weights(quantized: Path, folder: Path) -> Path:
+    """The checkpoint with a record of one weight less, which is all that tells whose it is."""
+    folder.mkdir(parents=True)
+    record = json.loads((quantized / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(record | {"tensors": record["tensors"][1:]}))
+    return folder
+
+
+def test_a_checkpoint_of_other_weights_is_not_asked(
+    bundle: Path, quantized_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the usual place it is passed over, and named it is refused."""
+    monkeypatch.chdir(tmp_path)
+    place = other_weights(quantized_checkpoint, tmp_path / QUANTIZED / bundle.name)
+    found = verify(bundle, only=["lowering"])
+    assert found.ran == [] and "is of other weights than the bundle" in found.skipped["lowering"]
+    with pytest.raises(UserError, match="other weights than the bundle: name its own checkpoint with --quantized"):
+        verify(bundle, place, only=["lowering"])
+    shutil.copyfile(quantized_checkpoint / RECORD, place / RECORD)
+    job = make_job(bundle, None, None, None, GATES, lambda text: None)
+    assert job.quantized and not job.unfit, "control: its own record"
+
+
 def test_people_get_a_table_and_a_verdict(bundle_copy: Path) -> None:
     result = CliRunner().invoke(app, ["verify", str(bundle_copy), "--only", "files", "--only", "bytes"])
     assert result.exit_code == 0 and "weights_wrong" in result.stdout and "verified" in result.stdout
@@ -318,12 +341,17 @@ def test_an_engine_that_refuses_is_a_failure_not_a_crash(bundle_copy: Path) -> N
         (["{bundle}", "--gate", "speed=1"], "no gate 'speed'"),
         (["{bundle}", "--only", "everything"], "no check 'everything'"),
         (["{bundle}", "--quantized", "{empty}/absent"], "is no folder"),
+        (
+            ["{bundle}", "--quantized", "{empty}"],
+            "no {empty}/quantization.json: name the quantized checkpoint",
+        ),
     ],
 )
 def test_bad_input_is_one_line(bundle: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     filled = [argument.format(bundle=bundle, empty=tmp_path) for argument in arguments]
     result = CliRunner().invoke(app, ["verify", *filled])
-    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert message.format(empty=tmp_path) in result.stderr
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}'])

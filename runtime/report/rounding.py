@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runtime.errors import UserError
 from runtime.manifest import QUANTIZED, RECORD, Manifest, TensorDigest
+from runtime.quantized import read_own_record
 from runtime.sensitivity import Sensitivity
-from runtime.untrusted import read_object
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.(?:.*\.)?(\w+)\.weight$")
 ORDER = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"  # others after them
@@ -95,7 +95,7 @@ def read_rounding(name: str, manifest: Manifest, quantized: Path | None) -> Roun
     """
     folder = quantized or QUANTIZED / name
     try:
-        record = _read(folder / RECORD, manifest)
+        record = _read(folder, manifest)
     except UserError as error:
         if quantized:
             raise
@@ -103,14 +103,10 @@ def read_rounding(name: str, manifest: Manifest, quantized: Path | None) -> Roun
     return Rounding(record) if record.errors else "No weight was rounded for this bundle."
 
 
-def _read(path: Path, manifest: Manifest) -> Record:
-    if not path.is_file():
-        raise UserError(f"there is no {path}: name the quantized checkpoint with --quantized")
-    found = read_object(path, "quantize again")
+def _read(folder: Path, manifest: Manifest) -> Record:
     try:
-        record = Record.model_validate(found)
+        return Record.model_validate(read_own_record(folder, manifest))
     except ValidationError as error:
-        raise UserError(f"{path} is no record of a quantization ({error.errors()[0]['msg']}): quantize again") from None
-    if record.tensors != manifest.tensors:
-        raise UserError(f"{path} is of other weights than the bundle: name its own checkpoint with --quantized")
-    return record
+        raise UserError(
+            f"{folder / RECORD} is no record of a quantization ({error.errors()[0]['msg']}): quantize again"
+        ) from None
