@@ -1,5 +1,6 @@
 """Random models as Core ML packages, for the tests of lowering and of sessions."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ class Lowered:
     """A random model in transformers, and what was made of it."""
 
     def __init__(
-        self, folder: Path, scheme: Scheme | None, sizes: Sizes = SIZES, dtype: type = FP16, **options: Any
-    ) -> None:
+        self, folder: Path, scheme: Scheme | None, sizes: Sizes = SIZES, dtype: type = FP16,
+        change: Callable[[Any], None] = lambda reference: None, **options: Any,
+    ) -> None:  # fmt: skip
         self.reference = models.random_model(models.random_config(**options))
+        change(self.reference)
         self.model, self.weights = quantize(self.reference, scheme)
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.sizes = sizes
         self.artifact = write(self.model, self.weights, folder, sizes, dtype)

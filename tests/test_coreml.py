@@ -10,7 +10,7 @@ import torch
 from coremltools.converters.mil import Builder as mb
 
 from export.lowering import coreml_ops, coreml_program
-from export.lowering.coreml_ops import FP32, MilOps
+from export.lowering.coreml_ops import FP16, FP32, MilOps
 from export.lowering.coreml_ports import Sizes
 from export.schemes import INT4, INT8, Scheme
 from runtime import metrics
@@ -117,6 +117,26 @@ def test_shipped_is_as_good_as_fp16_in_torch(lowered: Lowered) -> None:
         in_torch = metrics.kl_divergence(wanted, half.score(prompt.inputs)).mean()
         half.reset()
         assert 0 < found < FP16_KL * in_torch
+
+
+def one_loud_channel(reference: Any) -> None:
+    """Of what the first layer adds, as trained Gemmas have it."""
+    norm = reference.model.language_model.layers[0].post_feedforward_layernorm
+    norm.weight.data[5] = 2e5
+
+
+def test_a_stream_beyond_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Gemma 3 of 270M goes to 1e5, where transformers' own fp16 run is NaN."""
+    prompt, options = models.text_prompt(40, 30), SHALLOW | {"change": one_loud_channel}
+    loud = Lowered(tmp_path / "loud", INT4, **options)
+    wanted = ReferenceSession(loud.reference).score(prompt.inputs)
+    rms, kl = errors(loud.session(), prompt, [30], wanted)
+    assert rms < 0.02 and kl < 1e-4
+    assert np.isnan(ReferenceSession(in_half(loud.reference)).score(prompt.inputs)).any()
+    for module in coreml_ops, coreml_program:
+        monkeypatch.setattr(module, "STREAM", FP16)
+    narrow = Lowered(tmp_path / "narrow", INT4, **options)
+    assert not np.isfinite(errors(narrow.session(), prompt, [30], wanted)[0]), "control"
 
 
 def test_twin_is_the_fp32_variant(shallow: Lowered, tmp_path: Path) -> None:

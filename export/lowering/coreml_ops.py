@@ -2,7 +2,8 @@
 
 Heads are [1, heads, T, head_dim]. Shapes are static. Masks, rotations and cache slots are inputs that the host
 computes (runtime/sessions/coreml_host.py); caches are states, laid out as `manifest.Attention` says. Norms run in fp32,
-and so do products with dense weights; all else runs in the dtype of activations.
+and so do products with dense weights and the stream that layers add to, which goes to 1e5 in a Gemma 3 of 270M, and
+fp16 only to 65504; all else runs in the dtype of activations.
 
 Weights go by their names in the checkpoint with "_" for ".": `NAME` is a constant, or a constexpr_blockwise_shift_scale
 of constants `NAME_codes` and `NAME_scales`. A linear of many rows is cut, and its parts are called `NAME_0`, `NAME_1`.
@@ -36,6 +37,7 @@ from runtime.manifest import Attention
 FP16, FP32, INT32 = types.fp16, types.fp32, types.int32
 NAMES = {FP16: "fp16", FP32: "fp32"}
 STATE = FP16  # Core ML allows no other, whatever else is computed in
+STREAM = FP32  # what layers add to, and norms put out
 KINDS = {SLIDING: "sliding", FULL: "full"}  # of layers, as inputs and states are called
 LARGEST_LINEAR = 16384  # rows: the longest axis that all of Core ML's backends take
 
@@ -90,6 +92,7 @@ class MilOps:
             weight, unit = self._matrix(name)
             return _cast(_times(self._product(_cast(x, FP32), weight), unit), self.dtype)
         starts = range(0, len(packed.codes), LARGEST_LINEAR)
+        x = _cast(x, self.dtype)
         if len(starts) == 1:
             return self._product(x, self._expanded(name, packed))
         parts = (packed.rows(start, start + LARGEST_LINEAR) for start in starts)
@@ -121,7 +124,7 @@ class MilOps:
         if module:
             weight = self._dense(f"{module}.weight")
             normed = mb.mul(x=normed, y=mb.add(x=weight, y=np.float32(offset)) if offset else weight)
-        return _cast(normed, self.dtype)
+        return _cast(normed, STREAM)
 
     def layer_norm(self, x: Var, module: str, eps: float) -> Var:
         gamma, beta = self._dense(f"{module}.weight"), self._dense(f"{module}.bias")
@@ -129,9 +132,11 @@ class MilOps:
         return _cast(normed, self.dtype)
 
     def add(self, a: Var, b: Var) -> Var:
+        a, b = _alike(a, b)
         return mb.add(x=a, y=b)
 
     def multiply(self, a: Var, b: Var) -> Var:
+        a, b = _alike(a, b)
         return mb.mul(x=a, y=b)
 
     def scale(self, x: Var, factor: float) -> Var:
@@ -153,7 +158,9 @@ class MilOps:
         return x
 
     def attend(self, q: Var, k: Var | None, v: Var | None, layer: Layer) -> Var:
+        q = _cast(q, self.dtype)
         if k is not None and v is not None:
+            k, v = _cast(k, self.dtype), _cast(v, self.dtype)
             self._extend(mb.concat(values=[self._rotate(k, layer), v], axis=0), layer)
         keys, values = mb.split(x=_cast(self._cached(layer), self.dtype), num_splits=2, axis=0)
         grouped = [1, layer.kv_heads, layer.group * self.step.tokens, -1]
@@ -258,3 +265,8 @@ def _times(x: Var, unit: Var | None) -> Var:
 
 def _cast(x: Var, dtype: type) -> Var:
     return x if x.dtype == dtype else mb.cast(x=x, dtype=NAMES[dtype])
+
+
+def _alike(a: Var, b: Var) -> tuple[Var, Var]:
+    """Of two dtypes, both in the wider."""
+    return (a, b) if a.dtype == b.dtype else (_cast(a, FP32), _cast(b, FP32))

@@ -23,7 +23,7 @@ from export.config import FULL, Audio, Image, Layer, Model, Text
 from export.graph.decoder import decoder_layer, project_logits, run_layers
 from export.graph.embedders import embed_audio, embed_image
 from export.graph.vocabulary import weights_of
-from export.lowering.coreml_ops import FP16, FP32, INT32, LARGEST_LINEAR, STATE, MilOps, Step, of_kind
+from export.lowering.coreml_ops import FP16, FP32, INT32, LARGEST_LINEAR, STATE, STREAM, MilOps, Step, of_kind
 from export.lowering.coreml_ports import Sizes, attention_of, describe_function
 from export.lowering.coreml_weights import Blob, RowsOf, StreamingExporter, WeightFile, stored_bytes
 from export.weights import Weights
@@ -140,7 +140,7 @@ def chunk(layers: Sequence[Layer], text: Text, sizes: Sizes, dtype: type) -> dic
 def _layers(layers: Sequence[Layer], text: Text, sizes: Sizes, tokens: int, dtype: type) -> Described:
     attention = attention_of(layers, sizes)
     owners = {kind: [layer.index for layer in of_kind(layers, kind) if layer.owns_cache] for kind in attention}
-    specs = {"hidden_states": mb.TensorSpec((1, tokens, text.hidden), dtype)}
+    specs = {"hidden_states": mb.TensorSpec((1, tokens, text.hidden), STREAM)}
     for kind, names in attention.items():
         specs |= _step_specs(names, tokens, dtype)
         specs |= _state_spec(names, len(owners[kind]), of_kind(layers, kind)[0])
@@ -169,7 +169,7 @@ def _state_spec(names: Attention, layers: int, layer: Layer) -> dict[str, Any]:
 
 def head(text: Text, dtype: type) -> Described:
     """hidden_states of one position -> logits"""
-    specs = {"hidden_states": mb.TensorSpec((1, 1, text.hidden), dtype)}
+    specs = {"hidden_states": mb.TensorSpec((1, 1, text.hidden), STREAM)}
     return Described(specs, "logits", dtype, lambda ops, inputs: project_logits(ops, inputs["hidden_states"], text))
 
 
