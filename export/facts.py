@@ -1,11 +1,10 @@
 """What a manifest states of a checkpoint: special tokens, sampling, limits."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from export.formats import Lowering
+from export.generation import read_ends, read_settings
 from export.memory import weight_bytes
 from runtime.manifest import Artifact, Limits, Sampling, Tokens
 
@@ -18,18 +17,16 @@ PROCESSOR_FILES = (
 
 def tokens(folder: Path) -> Tokens:
     """From the configuration files in `folder`."""
-    config, generation = _read(folder, "config.json"), _read(folder, "generation_config.json")
-    text = config.get("text_config", config)
-    eos = generation.get("eos_token_id", text.get("eos_token_id", 1))
-    vision, audio = config.get("vision_config") is not None, config.get("audio_config") is not None
+    config, generation = read_settings(folder / "config.json"), read_settings(folder / "generation_config.json")
+    ends, vision, audio = read_ends(folder), "vision_config" in config, "audio_config" in config
 
     def of(key: str, there: bool) -> int | None:
         return config.get(key) if there else None
 
     return Tokens(
-        bos=generation.get("bos_token_id", text.get("bos_token_id", 2)),
-        eos=eos if isinstance(eos, list) else [eos],
-        pad=generation.get("pad_token_id", text.get("pad_token_id", 0)),
+        bos=ends.bos,
+        eos=ends.eos,
+        pad=ends.pad,
         suppress=generation.get("suppress_tokens") or [],
         image=of("image_token_id", vision),
         audio=of("audio_token_id", audio),
@@ -43,14 +40,14 @@ def tokens(folder: Path) -> Tokens:
 
 def sampling(folder: Path) -> Sampling:
     """The generation defaults in `folder`; without any, greedy."""
-    found = _read(folder, "generation_config.json")
+    found = read_settings(folder / "generation_config.json")
     return Sampling(do_sample=found.get("do_sample", False), temperature=found.get("temperature", 1.0),
                     top_k=found.get("top_k", 64), top_p=found.get("top_p", 0.95))  # fmt: skip
 
 
 def limits(lowering: Lowering, artifacts: Iterable[Artifact], folder: Path) -> Limits:
     """How much goes in, and how much memory that takes in the format that takes most."""
-    processor = _read(folder, "processor_config.json")
+    processor = read_settings(folder / "processor_config.json")
     windows = [layer.window for layer in lowering.model.text.layers if layer.window]
     images, audio = processor.get("image_processor", {}), processor.get("audio_seq_length", 750)
     cache = max(artifact.cache.at(lowering.context) for artifact in artifacts)
@@ -61,7 +58,3 @@ def limits(lowering: Lowering, artifacts: Iterable[Artifact], folder: Path) -> L
         audio_soft_tokens=audio if lowering.model.audio else None,
         minimum_memory=weight_bytes(lowering.weights) + cache,
     )
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    return json.loads((folder / name).read_text()) if (folder / name).exists() else {}

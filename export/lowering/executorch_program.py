@@ -1,6 +1,5 @@
 """A model as one `.pte` that ExecuTorch's stock multimodal runner opens, with linears in XNNPACK."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
@@ -26,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram, export
 
 from export.config import Model
+from export.generation import read_ends
 from export.lowering.executorch_memory import CachesApart
 from export.lowering.executorch_modules import AudioEncoder, TextDecoder, TokenEmbedding, VisionEncoder, patch_side
 from export.lowering.executorch_ops import Loader
@@ -161,10 +161,11 @@ def write_executorch(
     """Writes the program into an existing folder, at no point holding its packed weights.
 
     Args:
-        checkpoint: folder of the generation defaults.
+        checkpoint: folder that states which ids begin and end a text.
         data_file: puts the weights into a file beside the program.
     """
-    constants = constant_methods(model, sizes, *_ends(checkpoint))
+    ends = read_ends(checkpoint)
+    constants = constant_methods(model, sizes, ends.eos, ends.bos)
     write(lower_streamed(model, weights, sizes, constants, data_file), folder)
 
 
@@ -183,14 +184,3 @@ def write(program: ExecutorchProgramManager, folder: Path) -> None:
     with (folder / FILE).open("wb") as file:
         program.write_to_file(file)
     program.write_tensor_data_to_file(str(folder))
-
-
-def _ends(checkpoint: Path) -> tuple[list[int], int]:
-    """Ids that end a turn, and the one that begins a text."""
-    settings = _read(checkpoint / "generation_config.json")
-    eos = settings.get("eos_token_id", 1)
-    return eos if isinstance(eos, list) else [eos], settings.get("bos_token_id", 2)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}

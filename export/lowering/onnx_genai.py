@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.config import Model
+from export.generation import Ends, read_ends, read_settings
 
 CONFIG_FILE = "genai_config.json"
 IMAGE_PROCESSOR_FILE = "image_processor.json"
@@ -18,8 +19,10 @@ SESSION = {"log_id": "onnxruntime-genai", "provider_options": []}
 
 def write_genai_files(model: Model, checkpoint: Path, folder: Path, context: int) -> None:
     """Configuration, processors and tokenizer."""
-    generation, processor = _read(checkpoint / "generation_config.json"), _read(checkpoint / "processor_config.json")
-    _write(folder / CONFIG_FILE, {"model": _model(model, generation), "search": _search(generation, context)})
+    generation = read_settings(checkpoint / "generation_config.json")
+    processor = read_settings(checkpoint / "processor_config.json")
+    found = {"model": _model(model, read_ends(checkpoint)), "search": _search(generation, context)}
+    _write(folder / CONFIG_FILE, found)
     if model.image:
         _write(folder / IMAGE_PROCESSOR_FILE, _image_processor(processor.get("image_processor", {})))
     if model.audio:
@@ -29,13 +32,13 @@ def write_genai_files(model: Model, checkpoint: Path, folder: Path, context: int
             shutil.copyfile(checkpoint / name, folder / name)
 
 
-def _model(model: Model, generation: dict[str, Any]) -> dict[str, Any]:
-    tokens, eos = model.tokens, generation.get("eos_token_id", 1)
+def _model(model: Model, ends: Ends) -> dict[str, Any]:
+    tokens = model.tokens
     ids = {"image_token_id": tokens.image, "audio_token_id": tokens.audio, "video_token_id": tokens.video}
     found = {
         "type": "gemma4_unified" if model.takes_media else "gemma3_text",  # the engine's word for a plain decoder
-        "bos_token_id": generation.get("bos_token_id", 2),
-        "eos_token_id": eos if isinstance(eos, list) else [eos],
+        "bos_token_id": ends.bos,
+        "eos_token_id": ends.eos,
         "pad_token_id": tokens.pad,
         "vocab_size": model.text.vocabulary,
         "context_length": model.text.context,
@@ -136,10 +139,6 @@ def _audio_processor(settings: dict[str, Any], model: Model) -> dict[str, Any]:
 
 def _step(name: str, kind: str, attributes: dict[str, Any]) -> dict[str, Any]:
     return {"operation": {"name": name, "type": kind} | ({"attrs": attributes} if attributes else {})}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
