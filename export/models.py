@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "checkpoint"}
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "README.md"]
@@ -48,10 +48,9 @@ def _download(name: str) -> Path:
         raise UserError(
             f"the hub has no model {name!r} for you: check the id, or log in with `hf auth login`"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name} could not be downloaded ({reason}): run again when there is network, it resumes; or "
-                        "name a folder that holds the checkpoint") from None  # fmt: skip
+    except (HTTPError, OSError, RuntimeError) as error:  # the last is what hf_xet makes of a connection that breaks off
+        raise UserError(f"{name} could not be downloaded ({first_line(error)}): run again when there is network, it "
+                        "resumes; or name a folder that holds the checkpoint") from None  # fmt: skip
 
 
 def _embedded() -> str:

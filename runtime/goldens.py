@@ -139,7 +139,11 @@ def _copy_media(messages: Sequence[Message], folder: Path) -> list[Message]:
 
 
 def write(golden: Golden, folder: Path, reference: manifest.ReferenceKind = "whole") -> manifest.Golden:
-    """Both files; returns their entry in the manifest."""
+    """Both files; returns their entry in the manifest.
+
+    Raises:
+        UserError: the disk is full.
+    """
     facts = {"name": golden.name, "modality": golden.modality, "messages": golden.messages, "text": golden.text,
              "tokens": golden.tokens, "gaps": [round(gap, 4) for gap in golden.gaps]}  # fmt: skip
     entry = manifest.Golden(
@@ -150,8 +154,15 @@ def write(golden: Golden, folder: Path, reference: manifest.ReferenceKind = "who
     lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
     (folder / entry.file).write_text("{\n" + ",\n".join(lines) + "\n}\n")
     tensors = golden.inputs.arrays() | {"top_ids": golden.top_ids, "top_logits": golden.top_logits}
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / entry.tensors)
+    _save(tensors, folder / entry.tensors)
     return entry
+
+
+def _save(tensors: dict[str, NDArray], path: Path) -> None:
+    try:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be written ({first_line(error)}): make room on its disk, and {AGAIN}") from None
 
 
 def read(entry: manifest.Golden, folder: Path) -> Golden:

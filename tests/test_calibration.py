@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from export.calibration import gptq, statistics, streamed
 from export.calibration.corpus import Corpus, open_corpus
 from export.calibration.gptq import DAMPING, correct, factorize, round_rows
+from export.calibration.sensitivity import measure_sensitivity
 from export.calibration.statistics import Inputs, Moments, input_to, watched
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.models import EMBEDDED
@@ -142,6 +143,30 @@ def test_correction_is_least_squares(monkeypatch: pytest.MonkeyPatch, scheme: Sc
     assert (found - wanted).norm() < 0.01 * (wanted - weight).norm()
     assert torch.allclose(halfway, (weight + found) / 2, atol=1e-6)
     assert torch.equal(correct(weight, torch.zeros_like(pull), factor), weight), "control: nothing was lost"
+
+
+def test_what_fp32_takes_for_indefinite_is_damped_more() -> None:
+    """As L L^T tells, in fp64: of inputs in fewer directions than there are columns, of none, and off by rounding."""
+    few = torch.randn(3, 64)
+    off = torch.eye(64) - 1.05 / 64  # its least eigenvalue is -0.05, its diagonal about 1
+    for hessian, damping in ((few.T @ few, DAMPING), (torch.zeros(64, 64), DAMPING), (off, 10 * DAMPING)):
+        factor, diagonal = factorize(hessian.clone(), INT4), hessian.diagonal().double()
+        lower = factor.lower.double() * factor.importance.double().sqrt()
+        wanted = hessian.double() + torch.eye(64) * damping * (diagonal.mean() or 1)
+        assert torch.allclose(lower @ lower.T, wanted[factor.order][:, factor.order], rtol=1e-4, atol=1e-4)
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.linalg.cholesky(off.double() + torch.eye(64) * DAMPING)  # control: a first try is not enough
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38], ids=str)
+@pytest.mark.parametrize("place", [(5, 5), (5, 4)])
+def test_inputs_without_end_are_told(value: float, place: tuple[int, int]) -> None:
+    """No damping makes them positive. The last value is finite, and sums of it are not."""
+    hessian = 1e38 * torch.eye(32) if value == 3e38 else torch.eye(32)
+    assert torch.isfinite(factorize(torch.eye(32), INT4).importance).all(), "control"
+    hessian[place] = hessian[place[::-1]] = value
+    with pytest.raises(UserError, match="is NaN or infinity, or too large to be squared: the checkpoint is damaged"):
+        factorize(hessian, INT4)
 
 
 def test_inputs_of_linears_in_a_forward() -> None:
@@ -309,6 +334,31 @@ def test_text_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
         run(tmp_path / "out", calibration=tmp_path)
+
+
+@pytest.mark.parametrize("part, named", [
+    ("layers.2.input_layernorm", r"layers\.2\.self_attn\.q_proj is fed NaN or infinity"),
+    ("norm", "the output projection is fed NaN or infinity"),
+])  # fmt: skip
+@pytest.mark.parametrize("work", ["sensitivity", "int4-gptq", "int4-weighted"])
+def test_activations_without_end_are_named(
+    checkpoint_copy: Path, sequences: list[ModelInputs], tmp_path: Path, work: str, part: str, named: str
+) -> None:
+    weights = load_file(checkpoint_copy / "model.safetensors")
+    weights[f"model.language_model.{part}.weight"][3] = float("inf")
+    save_file(weights, checkpoint_copy / "model.safetensors")
+
+    short = [ModelInputs(sequences[0].input_ids[:32])]
+
+    def calibrate(folder: Path) -> None:
+        if work == "sensitivity":
+            measure_sensitivity(folder, short, short)
+        else:
+            streamed.calibrate(open_source(folder), RECIPES[work], short, tmp_path / folder.name)
+
+    with pytest.raises(UserError, match=named):
+        calibrate(checkpoint_copy)
+    calibrate(TINY)  # control: the same, but for that value
 
 
 def test_default_set_is_not_what_models_are_judged_on() -> None:

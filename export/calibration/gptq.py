@@ -11,6 +11,7 @@ squared errors, each times the squares of what enters there; then columns go in 
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from export.rounding import RATIOS, SMALLEST_SCALE, code_of, representable, round_groups
 from export.schemes import Scheme
+from runtime.errors import UserError
 
 BLOCK = 32  # columns that are rounded together where a scale is that of a row
 DAMPING = 0.01  # of the mean of H's diagonal, added to it, as in the paper
+TRIES = 10  # of a damping ten times the one before: after a few, H's diagonal outweighs all else
 SHARE = 0.5  # of a correction: all of it fits what the model was calibrated on too well
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
@@ -43,19 +46,34 @@ def factorize(hessian: Tensor, scheme: Scheme, damping: float = DAMPING) -> Fact
     """
     Args:
         hessian: fp32 [n, n], X^T X; its groups, or blocks of 32 where the scheme has none, divide n.
+
+    Raises:
+        UserError: X holds NaN or infinity, or values whose squares do.
     """
     group, diagonal = scheme.group or BLOCK, hessian.diagonal().clone()
     order = _order(diagonal, group)
     permuted = hessian[order[:, None], order]
     mean = float(diagonal.mean()) or 1.0
-    while True:
-        permuted.diagonal().copy_(diagonal[order] + damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(permuted)
-        if not failed:
-            break
-        damping *= 10  # fp32 takes H for indefinite
+    lower = _cholesky(permuted, diagonal[order], damping * mean)
     pivots = lower.diagonal().clone()
     return Factor(order, lower.div_(pivots), pivots.square(), diagonal, group)
+
+
+def _cholesky(hessian: Tensor, diagonal: Tensor, added: float) -> Tensor:
+    """L of H with so much added to its diagonal, ten times as much while fp32 takes that for indefinite. Changes H.
+
+    Raises:
+        UserError: H holds NaN or infinity.
+    """
+    if isfinite(added):  # as infinity on the diagonal would pass for positive
+        for _ in range(TRIES):
+            hessian.diagonal().copy_(diagonal + added)
+            lower, failed = torch.linalg.cholesky_ex(hessian)
+            if not failed:
+                return lower
+            added *= 10
+    raise UserError("what enters a layer in calibration is NaN or infinity, or too large to be squared: the checkpoint "
+                    "is damaged, download it again; or name other data with --calibration")  # fmt: skip
 
 
 def _order(diagonal: Tensor, group: int) -> Tensor:

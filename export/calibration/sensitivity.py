@@ -98,7 +98,7 @@ def measure_sensitivity(
         probes: what divergence is measured on: at each position of a text, and where an answer about media begins.
 
     Raises:
-        UserError: no checkpoint there that transformers opens.
+        UserError: no checkpoint there that transformers opens, or NaN or infinity comes up in it.
     """
     model = StreamedModel(checkpoint, torch.float32, lambda text: None)
     kinds = [_modality(inputs) for inputs in probes]
@@ -135,7 +135,7 @@ def _vary(
     """
     weights = {name: module.weight for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
     fitted = [replace(flow) for flow in texts]
-    codes, losses = _round(layer, index, weights, seen)
+    codes, losses = _round(layer, index, prefix, weights, seen)
     right, behind = _after(layer, index, fitted), _after(layer, index, flows)
 
     def rounded_alone(names: Iterable[str]) -> list[Tensor]:
@@ -216,7 +216,7 @@ def _sample(weight: Tensor) -> Tensor:
 
 
 def _round(
-    layer: nn.Module, index: int, weights: Mapping[str, Tensor], seen: Sequence[Flow]
+    layer: nn.Module, index: int, prefix: str, weights: Mapping[str, Tensor], seen: Sequence[Flow]
 ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     """A layer's weights in ALONE, and what other schemes would leave, by name; brings the sequences through it."""
     with watched(layer, list(weights), partial(Moments, whole=True)) as moments:
@@ -225,6 +225,7 @@ def _round(
     found: dict[str, Tensor] = {}
     losses: dict[str, list[float]] = {}
     for shared in list(moments):
+        moments[shared].require_finite(f"{prefix}.{shared}")
         members = {name: weight for name, weight in weights.items() if input_of(name) == shared}
         hessian = moments.pop(shared).sums
         factor = factorize(hessian, ALONE)

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from runtime.errors import UserError
 from runtime.scratch import scratch
 
 SAME_INPUT = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}  # what a linear shares its input with
@@ -43,6 +44,17 @@ class Moments:
     def importance(self) -> Tensor:
         """E[x^2] [width]"""
         return (self.sums.diagonal() if self.sums.ndim == 2 else self.sums) / max(self.rows, 1)
+
+    def require_finite(self, name: str) -> None:
+        """
+        Args:
+            name: of the linear whose inputs the rows are.
+
+        Raises:
+            UserError: one of them holds NaN or infinity.
+        """
+        if not torch.isfinite(self.importance).all():
+            raise UserError(f"{name} is fed NaN or infinity: the checkpoint is damaged, download it again")
 
 
 class Inputs:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from export.pool import in_order, worker_pool
 from export.recipes import Recipe
 from export.schemes import Scheme, dequantize_codes, pack
 from export.sources import Source
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.progress import Advance, progress
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.past import Past
@@ -45,7 +46,7 @@ def calibrate(source: Source, recipe: Recipe, sequences: Sequence[ModelInputs], 
     """Files in `folder` for `export.calibration.rounding` to read; those of an interrupted run are not made again.
 
     Raises:
-        UserError: a weight holds NaN or infinity.
+        UserError: a weight holds NaN or infinity, or the disk is full.
     """
     folder.mkdir(exist_ok=True)
     model = StreamedModel(source.folder, torch.float32, lambda text: None)
@@ -97,15 +98,24 @@ def _keep(flows: _Flows, index: int, folder: Path) -> None:
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be written ({first_line(error)}): make room on its disk and run again, "
+                        "it goes on from there") from None  # fmt: skip
     partial.rename(path)
 
 
 def head_moments(model: StreamedModel, flows: Sequence[Flow]) -> Moments:
-    """Of what enters the output projection, once the flows are behind the last layer."""
+    """Of what enters the output projection, once the flows are behind the last layer.
+
+    Raises:
+        UserError: that is NaN or infinity.
+    """
     moments = Moments(flows[0].hidden.shape[-1], whole=True)
     for flow in flows:
         moments.add(model.normed(flow.hidden))
+    moments.require_finite("the output projection")
     return moments
 
 
@@ -132,7 +142,7 @@ class _Layer:
             with watched(self.layer, list(schemes), partial(Moments, whole=False)) as moments:
                 outputs = [flow.after(self.layer, self.index) for flow in flows.quantized]
             for name, these in moments.items():
-                self._require_finite(name, these)
+                these.require_finite(f"{self.name}.{name}")
             found = {f"{name}.{IMPORTANCE}": moments[input_of(name)].importance for name in schemes}
             self.advance(self.bytes)
         _save(found, layer_file(self.folder, self.index))
@@ -182,14 +192,9 @@ class _Layer:
             lost = wanted[at : at + len(rows)] - rows
             drift.addmm_((torch.cat([lost @ weight.T for weight in weights], 1) if few else lost).T, rows)
             at += len(rows)
-        self._require_finite(members[0], moments)
+        moments.require_finite(f"{self.name}.{members[0]}")
         pulls = drift.split([len(weight) for weight in weights]) if few else [weight @ drift for weight in weights]
         return moments, dict(zip(members, pulls, strict=True))
-
-    def _require_finite(self, name: str, moments: Moments) -> None:
-        if not torch.isfinite(moments.importance).all():
-            raise UserError(f"{self.name}.{name} is fed NaN or infinity: the checkpoint is damaged, "
-                            "download it again")  # fmt: skip
 
     def _weight(self, name: str) -> Tensor:
         weight = self.layer.get_submodule(name).weight

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from runtime.architectures import model_class, new_model
-from runtime.errors import UserError
+from runtime.errors import UserError, first_line
 from runtime.greedy import Greedy, generate
 from runtime.manifest import Tokens
 from runtime.scratch import scratch
@@ -155,7 +155,7 @@ def read_config(checkpoint: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(checkpoint, attn_implementation="eager")
     except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{checkpoint}: transformers does not open it ({first_line(error)})") from None
 
 
 def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -170,7 +170,7 @@ def load_model(checkpoint: Path, dtype: torch.dtype = torch.float32) -> Any:
             model = loaded.from_pretrained(checkpoint, dtype=dtype, attn_implementation="eager")
             _dequantize(model)
     except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint}: transformers does not open it ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{checkpoint}: transformers does not open it ({first_line(error)})") from None
     return model.eval().requires_grad_(False)
 
 
