@@ -2,10 +2,14 @@
 
 The tied embedding cannot be loaded packed by transformers 5.23 (it ties only dense weights). The standard part
 therefore holds its dequantized values, exact in the dtype they are stored in, and `embedding.safetensors` its codes.
+A head that is not tied to it is stored likewise, its codes in `head.safetensors`.
 """
 
+import filecmp
 import hashlib
 import json
+import re
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,18 @@ from export.schemes import Scheme
 from export.sources import Source, open_source, read_header
 from export.weights import Packed
 from runtime import manifest
+from runtime.architectures import EMBEDDING
 from runtime.errors import UserError
 from runtime.manifest import RECORD
 
-EMBEDDING_CODES = "embedding.safetensors"
+EMBEDDING_CODES, HEAD_CODES = "embedding.safetensors", "head.safetensors"
+CONFIG = "config.json"
+WEIGHT_FILES = re.compile(r"\.(safetensors|bin|gguf|pt|pth|h5|msgpack)$|\.index\.json$|^\.")
+
+
+def codes_file(name: str) -> str:
+    """Where a table's codes are kept; each table has a file, as it may be in a shard of its own."""
+    return EMBEDDING_CODES if name.endswith(EMBEDDING) else HEAD_CODES
 
 
 class TensorError(manifest.Record):
@@ -63,16 +75,40 @@ def read_record(folder: Path) -> QuantizationRecord | None:
         return None
 
 
+def files_beside(folder: Path) -> list[Path]:
+    """All that lies beside the weights and what describes them: what a quantized checkpoint has from its source."""
+    described = CONFIG, RECORD
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not WEIGHT_FILES.search(path.name))
+    return [path for path in paths if path.name not in described]
+
+
+def same_beside(source: Path, folder: Path) -> bool:
+    """Whether these files of two folders are equal."""
+    names = [path.name for path in files_beside(source)]
+    return names == [path.name for path in files_beside(folder)] and all(
+        filecmp.cmp(source / name, folder / name, shallow=False) for name in names
+    )
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Makes these files of `folder` those of `source`, each whole or not at all."""
+    paths = files_beside(source)
+    for path in paths:
+        beside = folder / f".{path.name}.partial"
+        shutil.copyfile(path, beside)
+        beside.replace(folder / path.name)
+    for path in files_beside(folder):
+        if path.name not in {kept.name for kept in paths}:
+            path.unlink()
+
+
 class CheckpointWeights:
     """`Weights` of a quantized checkpoint, mapped from its files."""
 
     def __init__(self, folder: Path) -> None:
         self.source: Source = open_source(folder)
-        codes = folder / EMBEDDING_CODES
-        if codes.exists():
-            self._codes = Source(folder, self.config, {stored.name: stored for stored in read_header(codes)})
-        else:
-            self._codes = Source(folder, self.config, {})
+        files = [folder / name for name in (EMBEDDING_CODES, HEAD_CODES) if (folder / name).exists()]
+        self._codes = Source(folder, self.config, {some.name: some for file in files for some in read_header(file)})
 
     @cached_property
     def config(self) -> Any:

@@ -151,7 +151,8 @@ def _spread(groups: Tensor, rows: Tensor) -> Tensor:
 
 
 def lies_on_grid(samples: Iterable[Tensor]) -> bool:
-    """Whether weights [n, columns] were trained for a grid: ordinary ones are on none by chance."""
+    """Whether weights [n, columns] were trained for a grid: ordinary ones are on none by chance, zeros on any."""
     groups = torch.cat([rows.float().reshape(-1, GROUP) for rows in samples])
+    groups = groups[groups.any(1)]
     fits = find_grid(groups.numpy())[2]
     return len(fits) > 0 and float((fits != Fit.NONE).mean()) > ON_GRID

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,22 @@ import torch
 from pydantic import TypeAdapter
 
 from export.calibration.budget import DEFAULT_BUDGET, Budget
-from export.calibration.corpus import open_corpus
+from export.calibration.corpus import Corpus, open_corpus
 from export.calibration.prepare import CALIBRATION_VERSION, Prepared, prepare
 from export.calibration.rounding import rounding_of
-from export.checkpoint import EMBEDDING_CODES, QuantizationRecord, TensorError, read_record
+from export.checkpoint import (
+    CONFIG,
+    QuantizationRecord,
+    TensorError,
+    codes_file,
+    copy_beside,
+    files_beside,
+    read_record,
+    same_beside,
+)
 from export.folders import locked, put_in_place, require_space, write_atomically
-from export.grid import Fit, keep_grid, lies_on_grid
+from export.generation import read_ends
+from export.grid import GROUP, Fit, keep_grid, lies_on_grid
 from export.packed import PackedSource
 from export.pool import worker_pool
 from export.recipes import PROJECTION, Recipe
@@ -28,6 +38,7 @@ from export.shards import ShardWriter
 from export.sources import INDEX, Source, Stored
 from export.streaming import Job, TensorResult, stream_tensor
 from runtime import manifest
+from runtime.architectures import EMBEDDING
 from runtime.errors import UserError
 from runtime.manifest import RECORD
 from runtime.progress import Advance, progress
@@ -37,7 +48,8 @@ VERSION = 2  # of the algorithm; work begun by another one is not resumed
 PLAN = ".plan.json"
 SAMPLED_ROWS = 64
 CALIBRATED = ".calibrated"  # folder of what was found on the calibration data
-WEIGHT_FILES = re.compile(r"\.(safetensors|bin|gguf|pt|pth|h5|msgpack)$|\.index\.json$|^\.")
+# Of tokenizer and processor. A chat template is none of them: calibration takes no more than a few tokens of it.
+READING_FILES = re.compile(r"^(tokenizer|special_tokens_map|added_tokens|vocab|merges|(video_)?(pre)?processor_config)")
 RESULTS = TypeAdapter(list[TensorResult])
 Shard = list[Job]
 
@@ -54,34 +66,77 @@ def quantize(
         budget: of a recipe that chooses schemes; None: DEFAULT_BUDGET.
 
     Raises:
-        UserError: a weight holds NaN or infinity or is too narrow for the recipe, the disk is too small, or the folder
-            cannot be written or is being written by another run.
+        UserError: a weight holds NaN or infinity or is too narrow for the recipe, the recipe would round weights of 4
+            bits anew or cannot measure an untied head, the disk is too small, or the folder cannot be written or is
+            being written by another run.
     """
-    given = _roundings_given(source, recipe)
-    if given and recipe.wants_budget:
-        raise UserError(f"{source.folder} has weights of 4 bits already, which recipe {recipe.name} would round anew: "
-                        "leave RECIPE out")  # fmt: skip
+    _refuse_unfit(source, recipe)
+    given, budget = _roundings_given(source, recipe), _budget(recipe, budget)
     corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
-    plan = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
-    if corpus:
-        plan |= {"calibration": corpus.fingerprint, "calibration_version": CALIBRATION_VERSION}
-    if budget := _budget(recipe, budget):
-        plan["budget"] = asdict(budget)
-    if (record := read_record(folder)) and record.plan == plan:
-        return record
+    work = _Work(source, recipe, name, given, corpus, budget, _plan(source, recipe, corpus, budget))
+    if (record := read_record(folder)) and record.plan == work.plan:
+        return _refreshed(source, record, name, folder)
     with locked(folder) as partial:
-        _start_or_resume(partial, plan)
-        require_space(folder, quantized_bytes(source, recipe), "the quantized checkpoint")
-        prepared = prepare(source, recipe, corpus, budget, partial / CALIBRATED) if corpus else Prepared(recipe, [])
-        shards = list(_shards(source, prepared.recipe))
-        if corpus:
-            shards = [[_calibrated(job, prepared.recipe, partial / CALIBRATED) for job in shard] for shard in shards]
-        shards = [[_given(job, given) for job in shard] for shard in shards]
-        results = _write_shards(source, shards, partial)
-        record = _record(source, prepared, name, plan, results)
-        _finish(source, shards, record, partial)
+        record = _finished(partial, work.plan) or _make(work, partial)
+        _tidy(partial)
         put_in_place(partial, folder)
+    return _refreshed(source, record, name, folder)  # an interrupted run had copied files of its day
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What there is to do."""
+
+    source: Source
+    recipe: Recipe
+    name: str
+    given: Mapping[str, Rounding]  # by name of weight, where the source decides
+    corpus: Corpus | None  # to calibrate on
+    budget: Budget | None
+    plan: dict[str, Any]  # what must be equal for a result to serve again
+
+
+def _plan(source: Source, recipe: Recipe, corpus: Corpus | None, budget: Budget | None) -> dict[str, Any]:
+    plan: dict[str, Any] = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
+    if corpus:
+        plan |= {"calibration": corpus.fingerprint, "calibration_version": CALIBRATION_VERSION,
+                 "reading": _reading(source.folder)}  # fmt: skip
+    return plan | {"budget": asdict(budget)} if budget else plan
+
+
+def _reading(folder: Path) -> str:
+    """sha256 of what turns texts and media into what a model is calibrated on."""
+    digest = hashlib.sha256(f"{read_ends(folder).bos}".encode())
+    for path in (path for path in files_beside(folder) if READING_FILES.search(path.name)):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _make(work: _Work, partial: Path) -> QuantizationRecord:
+    """All of the checkpoint, in `partial`."""
+    source, recipe = work.source, work.recipe
+    _start_or_resume(partial, work.plan)
+    require_space(partial.parent, quantized_bytes(source, recipe), "the quantized checkpoint")
+    prepared = Prepared(recipe, [])
+    if work.corpus:
+        prepared = prepare(source, recipe, work.corpus, work.budget, partial / CALIBRATED)
+    shards = [[_rounded(job, work, prepared.recipe, partial) for job in shard]
+              for shard in _shards(source, prepared.recipe)]  # fmt: skip
+    results = _write_shards(source, shards, partial)
+    record = _record(source, prepared, work.name, work.plan, results)
+    _finish(source, shards, record, partial)
     return record
+
+
+def _refreshed(source: Source, record: QuantizationRecord, name: str, folder: Path) -> QuantizationRecord:
+    """A finished checkpoint whose source may since have changed in everything but its weights, or moved."""
+    told = record.model_copy(update={"source": record.source.model_copy(update=_origin(source, name)),
+                                     "source_path": str(source.folder.absolute())})  # fmt: skip
+    if told != record or not same_beside(source.folder, folder):
+        with locked(folder):
+            copy_beside(source.folder, folder)
+            write_atomically(folder / RECORD, told.model_dump_json(indent=1))
+    return told
 
 
 def _shards(source: Source, recipe: Recipe) -> Iterator[Shard]:
@@ -106,18 +161,37 @@ def _scheme_of(stored: Stored, source: Source, recipe: Recipe) -> Scheme | None:
     return scheme
 
 
+def _refuse_unfit(source: Source, recipe: Recipe) -> None:
+    if not recipe.wants_budget:
+        return
+    if isinstance(source, PackedSource):
+        raise UserError(f"{source.folder} has weights of 4 bits already, which recipe {recipe.name} would round anew: "
+                        "leave RECIPE out")  # fmt: skip
+    if not source.config.tie_word_embeddings:
+        raise UserError(f"{source.folder} has a head apart from its embedding, which recipe {recipe.name} cannot "
+                        "measure: choose RECIPE=int4-gptq")  # fmt: skip
+
+
 def _roundings_given(source: Source, recipe: Recipe) -> dict[str, Rounding]:
     """By name of weight, where the source decides already: its weights are packed, or were trained for a grid."""
     if isinstance(source, PackedSource):
         return {name: source.rounding(name) for name in source.tensors if source.scheme_of(name)}
-    projections = [name for name in source.tensors if PROJECTION.search(name) and recipe.scheme_of(name) == INT4]
-    samples = [source.rows(name, 0, SAMPLED_ROWS) for name in projections[:1] + projections[-1:]]
-    trained = bool(samples) and lies_on_grid(samples)
-    return {name: keep_grid for name in source.tensors if trained and recipe.scheme_of(name)}
+    schemes = {
+        name: scheme for name in source.tensors if PROJECTION.search(name) and (scheme := recipe.scheme_of(name))
+    }
+    if not schemes or not _was_trained_for_grid(source, list(schemes)):
+        return {}
+    if set(schemes.values()) != {INT4}:
+        raise UserError(f"{source.folder} has weights on a grid of 4 bits in groups of {GROUP}, which recipe "
+                        f"{recipe.name} would round anew: choose RECIPE=int4, which keeps them")  # fmt: skip
+    return {name: keep_grid for name in source.tensors if recipe.scheme_of(name)}
 
 
-def _given(job: Job, roundings: Mapping[str, Rounding]) -> Job:
-    return replace(job, rounding=roundings.get(job.stored.name, job.rounding))
+def _was_trained_for_grid(source: Source, projections: list[str]) -> bool:
+    """Told by some rows of the first and the last."""
+    whole = [name for name in projections if source.tensors[name].shape[-1] % GROUP == 0]
+    samples = [source.rows(name, 0, SAMPLED_ROWS) for name in whole[:1] + whole[-1:]]
+    return bool(samples) and lies_on_grid(samples)
 
 
 def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
@@ -126,9 +200,20 @@ def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
     return budget or DEFAULT_BUDGET if recipe.wants_budget else None
 
 
-def _calibrated(job: Job, recipe: Recipe, folder: Path) -> Job:
-    """Rounds as calibration found best."""
-    return replace(job, rounding=rounding_of(job.stored.name, job.scheme, recipe, folder)) if job.scheme else job
+def _rounded(job: Job, work: _Work, recipe: Recipe, partial: Path) -> Job:
+    """Rounds as the source decides, else as calibration found best."""
+    name, tied = job.stored.name, work.source.config.tie_word_embeddings
+    if rounding := work.given.get(name):
+        return replace(job, rounding=rounding, given=True)
+    if not work.corpus or not job.scheme or (name.endswith(EMBEDDING) and not tied):
+        return job  # an embedding that is no head multiplies nothing that calibration could have seen
+    return replace(job, rounding=rounding_of(name, job.scheme, recipe, partial / CALIBRATED))
+
+
+def _finished(partial: Path, plan: dict[str, Any]) -> QuantizationRecord | None:
+    """Of a run of the same plan that was killed after its last write: the record is what it writes last."""
+    record = read_record(partial)
+    return record if record and record.plan == plan else None
 
 
 def _start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
@@ -138,6 +223,8 @@ def _start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
     except (OSError, json.JSONDecodeError):
         same = False
     if not same:
+        for mark in (RECORD, PLAN):  # first: what a kill leaves of the rest must not be taken for work of that plan
+            (partial / mark).unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_atomically(partial / PLAN, json.dumps(plan))
@@ -175,14 +262,17 @@ def _write_shards(source: Source, shards: list[Shard], partial: Path) -> list[Te
 
 
 def _write_shard(source: Source, shard: Shard, path: Path, pool: Any, advance: Advance) -> list[TensorResult]:
-    """One file of the standard part and, where the embedding is in it, the file of its codes."""
-    codes = [entry for job in shard if job.is_embedding for entry in job.packed_entries()]
+    """One file of the standard part and, for each embedding in it, the file of its codes."""
     with ExitStack() as stack:
         standard = stack.enter_context(ShardWriter(path, [entry for job in shard for entry in job.entries()]))
-        apart = stack.enter_context(ShardWriter(path.with_name(EMBEDDING_CODES), codes)) if codes else standard
+        apart: dict[str, ShardWriter] = {}  # by key
+        for job in (job for job in shard if job.is_embedding):
+            codes = job.packed_entries()
+            writer = stack.enter_context(ShardWriter(path.with_name(codes_file(job.stored.name)), codes))
+            apart |= {entry.key: writer for entry in codes}
 
         def write(key: str, rows: torch.Tensor) -> None:
-            (apart if any(entry.key == key for entry in codes) else standard).append(key, rows)
+            apart.get(key, standard).append(key, rows)
 
         return [stream_tensor(source, job, write, pool, advance) for job in shard]
 
@@ -238,9 +328,13 @@ def _describe(source: Source, name: str, results: list[TensorResult]) -> manifes
     digest = hashlib.sha256()
     for result in sorted(results, key=lambda result: result.digest.name):
         digest.update(f"{result.digest.name} {list(result.digest.shape)} {result.source_sha256}\n".encode())
+    return manifest.Source(sha256=digest.hexdigest(), model_type=source.config.model_type, **_origin(source, name))
+
+
+def _origin(source: Source, name: str) -> dict[str, Any]:
+    """Where it came from, which may change while the weights do not."""
     revision = source.folder.name if re.fullmatch(r"[0-9a-f]{40}", source.folder.name) else None
-    return manifest.Source(name=name, revision=revision, sha256=digest.hexdigest(),
-                           model_type=source.config.model_type, licence=_licence(source.folder))  # fmt: skip
+    return {"name": name, "revision": revision, "licence": _licence(source.folder)}
 
 
 def _licence(folder: Path) -> str:
@@ -251,23 +345,27 @@ def _licence(folder: Path) -> str:
 
 
 def _finish(source: Source, shards: list[Shard], record: QuantizationRecord, partial: Path) -> None:
-    """Everything but the weights; what only the work needed goes."""
-    for path in source.folder.iterdir():
-        if path.is_file() and not WEIGHT_FILES.search(path.name):
-            shutil.copyfile(path, partial / path.name)
+    """Everything but the weights; the record last, as it says that all is there."""
+    copy_beside(source.folder, partial)
     weight_map = {entry.key: _shard_name(index, len(shards))
                   for index, shard in enumerate(shards) for job in shard for entry in job.entries()}  # fmt: skip
     write_atomically(partial / INDEX, json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1))
-    write_atomically(partial / "config.json", _config_text(source, shards))
+    write_atomically(partial / CONFIG, _config_text(source, shards))
     write_atomically(partial / RECORD, record.model_dump_json(indent=1))
-    for path in (partial / PLAN, *partial.glob(".shard-*.json")):
-        path.unlink()
+
+
+def _tidy(partial: Path) -> None:
+    """What only the work needed goes; a kill meanwhile leaves the record, by which the next run goes on here."""
+    for path in (*partial.glob(".shard-*.json"), partial / PLAN):
+        path.unlink(missing_ok=True)
     shutil.rmtree(partial / CALIBRATED, ignore_errors=True)
 
 
 def _config_text(source: Source, shards: list[Shard]) -> str:
-    """The source's config.json, told which modules are packed and how."""
-    config = json.loads((source.folder / "config.json").read_text())
+    """The source's config.json, told which modules are packed and how, and whether the head is the embedding."""
+    config = json.loads((source.folder / CONFIG).read_text())
+    if not source.config.tie_word_embeddings:
+        config["tie_word_embeddings"] = False  # the source's may say otherwise, see sources
     modules: dict[Scheme, list[str]] = {}
     for job in (job for shard in shards for job in shard if job.scheme and not job.is_embedding):
         assert job.scheme

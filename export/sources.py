@@ -6,7 +6,8 @@ transformers' own conversion table translates.
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,12 @@ AGAIN = "download it again"
 CONFIGURATION = "generation_config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json"
 LAYERS = 512  # ten times as many as the 12B has: a config that asks for a billion takes all memory to be looked at
 MAPPED = 2**28  # bytes read, after which files are opened anew
-PACKED_SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point")
+COMPARED = 2**24  # weights of a head that are held against the embedding at once
+PART = re.compile(r"\.weight_(packed|scale|shape|zero_point|g_idx)$")  # of a packed weight
+ACTIVATIONS = re.compile(
+    r"\.(input|output|[qkv])_(scale|zero_point|global_scale)$"
+)  # how to round what enters a module
+UNQUANTIZED = "choose the unquantized checkpoint"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Source:
     folder: Path
     config: Any  # transformers'
     tensors: dict[str, Stored]  # by name, in the order they lie in their files
+    left_out: list[str] = field(default_factory=list)  # names in its files that the model does not use
     _files: dict[str, Any] = field(default_factory=dict)
     _mapped: int = 0  # bytes handed out of the files that are open
 
@@ -57,7 +64,8 @@ class Source:
     def fingerprint(self) -> str:
         """sha256 that changes whenever a file does, without reading the weights."""
         files = sorted({stored.file for stored in self.tensors.values()} | {"config.json"})
-        facts = [(name, (stat := (self.folder / name).stat()).st_size, stat.st_mtime_ns) for name in files]
+        facts: list[Any] = [(name, (stat := (self.folder / name).stat()).st_size, stat.st_mtime_ns) for name in files]
+        facts += self.left_out + ([] if self.config.tie_word_embeddings else ["untied"])  # none of them in most
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -82,11 +90,13 @@ def open_source(folder: Path) -> Source:
 
     Raises:
         UserError: a file is missing or cut short, the index names a tensor that no file has, the model is another,
-            or names or shapes contradict the config.
+            names or shapes contradict the config, or weights are quantized in a way that cannot be exported.
     """
     config = _read_config(folder)
     source = Source(folder, config, {stored.name: stored for stored in _read_headers(folder)})
+    _settle_head(source)
     compare_with_config(source)
+    _leave_out_unused(source)
     return source
 
 
@@ -146,15 +156,91 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
            "I64": torch.int64, "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
 
 
-def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """What a checkpoint of this config must hold, asked of transformers' own model without its memory."""
+def _empty_model(config: Any) -> Any:
+    """transformers' own, without its memory."""
     try:
         with torch.device("meta"):
-            model = new_model(config)
+            return new_model(config)
     except Exception as error:  # sizes that contradict each other, or fit no tensor
         raise UserError(f"config.json describes no model ({first_line(error)}): {AGAIN}") from None
-    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
+
+
+def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint of this config must hold; raises UserError for a config of no model."""
+    model = _empty_model(config)
+    tied = (
+        model.all_tied_weights_keys
+    )  # empty unless the config's own tie_word_embeddings says so, not its text_config's
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def _settle_head(source: Source) -> None:
+    """Where a head is stored though the config ties it, its values decide, as in transformers: equal ones are tied,
+    others are kept apart. The config says afterwards which it was.
+    """
+    for head, embedding in _empty_model(source.config).all_tied_weights_keys.items():
+        parts = _parts(source, head), _parts(source, embedding)
+        if all(parts) and _hold_the_same(source, *parts):
+            _leave_out(source, list(parts[0].values()))
+        elif all(parts):
+            _refuse_packed(source, head, embedding)
+            source.config.tie_word_embeddings = False
+
+
+def _refuse_packed(source: Source, head: str, embedding: str) -> None:
+    """transformers opens none such, so that nothing says what it means."""
+    if {head, embedding} - source.tensors.keys():
+        raise UserError(f"{source.folder}: {head} is not {embedding}, to which config.json ties it, and one is packed: "
+                        f"set tie_word_embeddings to false there, or {UNQUANTIZED}")  # fmt: skip
+
+
+def _parts(source: Source, weight: str) -> dict[str, str]:
+    """Names of the tensors that a weight is stored as, by what they are of it."""
+    module = weight.removesuffix(".weight")
+    return {name.removeprefix(module): name for name in source.tensors if _weight_of(name) == weight}
+
+
+def _weight_of(name: str) -> str:
+    return PART.sub(".weight", name)
+
+
+def _hold_the_same(source: Source, *weights: dict[str, str]) -> bool:
+    """Whether two weights are stored alike and their values are equal, in whatever dtypes."""
+    first, second = weights
+    return first.keys() == second.keys() and all(_equal(source, first[part], second[part]) for part in first)
+
+
+def _equal(source: Source, *names: str) -> bool:
+    shape, other = (source.tensors[name].shape for name in names)
+    if shape != other or not shape:
+        return False
+    step = max(1, COMPARED * shape[0] // max(1, torch.Size(shape).numel()))
+    return all(
+        bool(torch.eq(*(source.rows(name, start, start + step) for name in names)).all())
+        for start in range(0, shape[0], step)
+    )
+
+
+def _leave_out(source: Source, names: list[str]) -> None:
+    source.left_out += names
+    source.tensors = {name: stored for name, stored in source.tensors.items() if name not in names}
+
+
+def _leave_out_unused(source: Source) -> None:
+    """What transformers calls unexpected and does not load is no weight of the model: no artifact would hold it."""
+    expected = expected_shapes(source.config)
+    for name in source.tensors:
+        _refuse_other_formats(source, name, expected)
+    _leave_out(source, [name for name in source.tensors if _weight_of(name) not in expected])
+
+
+def _refuse_other_formats(source: Source, name: str, expected: Mapping[str, object]) -> None:
+    """Tensors that transformers does use, beside weights that compressed-tensors' other formats hold."""
+    beside = PART.search(name) and _weight_of(name) in source.tensors
+    rounding = ACTIVATIONS.search(name) and getattr(source.config, "quantization_config", None)
+    if name not in expected and (beside or rounding):
+        raise UserError(f"{source.folder}: {name} is of a quantization other than packed weights, which cannot be "
+                        f"exported: {UNQUANTIZED}")  # fmt: skip
 
 
 def compare_with_config(source: Source) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from export.grid import keep_grid
 from export.pool import in_order
 from export.recipes import EMBEDDING
-from export.schemes import Quantized, Rounding, Scheme, dequantize, round_plainly
+from export.schemes import INT4, Quantized, Rounding, Scheme, dequantize, round_plainly
 from export.shards import Entry, bytes_of
 from export.sources import Source, Stored
 from runtime.errors import UserError
@@ -31,6 +31,7 @@ class Job:
     stored: Stored
     scheme: Scheme | None
     rounding: Rounding = round_plainly
+    given: bool = False  # the source has codes and scales already
 
     @property
     def is_embedding(self) -> bool:
@@ -39,20 +40,31 @@ class Job:
 
     @property
     def dense_dtype(self) -> torch.dtype:
-        """That holds an embedding's codes times scales exactly; scales of a grid have 8 significant bits, codes 3."""
+        """That holds an embedding's codes times scales exactly: a source's scales have 8 significant bits."""
         assert self.scheme is not None
-        return torch.float16 if self.rounding is keep_grid else self.scheme.exact_dtype
+        if not self.given or (self.rounding is keep_grid and self.scheme != INT4):  # which is rounded as usual
+            return self.scheme.exact_dtype
+        return torch.float16 if self.scheme.bits == 4 else torch.float32
+
+    @property
+    def dense_key(self) -> str:
+        """Of an embedding's values, which the source may hold packed."""
+        return f"{self._module}.weight"
 
     def key(self, part: str) -> str:
         """Of a part of the packed weight."""
-        return f"{self.stored.key.removesuffix('.weight').removesuffix('.weight_packed')}.weight_{part}"
+        return f"{self._module}.weight_{part}"
+
+    @property
+    def _module(self) -> str:
+        return self.stored.key.removesuffix(".weight").removesuffix(".weight_packed")
 
     def entries(self) -> list[Entry]:
         """What the standard part of the checkpoint holds of it."""
         if self.scheme is None:
             return [Entry(self.stored.key, self.stored.dtype, self.stored.shape)]
         if self.is_embedding:
-            return [Entry(self.stored.key, self.dense_dtype, self.stored.shape)]
+            return [Entry(self.dense_key, self.dense_dtype, self.stored.shape)]
         return self.packed_entries()
 
     def packed_entries(self) -> list[Entry]:
@@ -135,7 +147,7 @@ class _Hasher:
         yield self.job.key("scale"), quantized.scales
         if self.job.is_embedding and self.job.scheme:
             dense = dequantize(quantized.packed, quantized.scales, self.job.scheme)
-            yield self.job.stored.key, dense.to(self.job.dense_dtype)
+            yield self.job.dense_key, dense.to(self.job.dense_dtype)
 
     def result(self) -> TensorResult:
         stored, scheme = self.job.stored, self.job.scheme

@@ -77,6 +77,16 @@ def test_zeros_are_kept() -> None:
     assert kept.fits[Fit.EXACT] == 4 and not dequantize(kept.packed, kept.scales, INT4).any()
 
 
+def test_zeros_are_no_sign_of_training() -> None:
+    ordinary = torch.zeros(64, 4 * GROUP)
+    assert not lies_on_grid([ordinary])
+    ordinary[0] = torch.randn(4 * GROUP, generator=torch.Generator().manual_seed(0))
+    assert not lies_on_grid([ordinary])
+    ordinary[0, :GROUP] = (codes(4) * scales(4, -3, digits=8)).flatten()[:GROUP]
+    ordinary[0, GROUP:] = 0
+    assert lies_on_grid([ordinary]), "control: they do not hide it either"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_no_number_is_on_no_grid(value: float) -> None:
     weights = codes(3) * scales(3, -3, digits=5)

@@ -113,6 +113,28 @@ def test_the_reference_has_the_very_products(trained: Path, tmp_path: Path) -> N
         assert torch.equal(found, torch.from_numpy(weights.dense(f"model.language_model.{name}.weight"))), name
 
 
+@pytest.mark.parametrize("recipe", ["int4-g128", "int4-g128-gptq", "int8", "int8-gptq", "auto"])
+def test_a_recipe_that_would_leave_the_grid_is_refused(trained: Path, tmp_path: Path, recipe: str) -> None:
+    with pytest.raises(UserError, match=rf"{recipe} would round anew: choose RECIPE=int4, which keeps them") as caught:
+        run(trained, tmp_path / "out", recipe)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("recipe", ["int4-g128", "int8"])
+def test_control_ordinary_weights_are_rounded_by_any_recipe(tmp_path: Path, recipe: str) -> None:
+    models.save(models.random_model(models.random_config()), tmp_path / "source")
+    assert not run(tmp_path / "source", tmp_path / "out", recipe).grid
+
+
+def test_float_leaves_a_grid_as_it_is(trained: Path, tmp_path: Path) -> None:
+    run(trained, tmp_path / "out", "float")
+    before = load_file(trained / SINGLE)
+    after: dict[str, Tensor] = {}
+    for path in (tmp_path / "out").glob("model-*.safetensors"):
+        after |= load_file(path)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_packed_weights_pass_through(packed: Path, tmp_path: Path) -> None:
     """Byte for byte; the embedding is quantized by the recipe."""
     before = load_file(packed / SINGLE)

@@ -16,7 +16,7 @@ def read_model(config: Any) -> Model:
     """
     image, audio = config.vision_config, config.audio_config
     return Model(
-        text=read_text(config.text_config, "model.language_model"),
+        text=read_text(config.text_config, "model.language_model", config.tie_word_embeddings),
         image=image and Image("model.embed_vision", 3 * image.model_patch_size**2, image.rms_norm_eps),
         audio=audio and Audio("model.embed_audio", audio.audio_embed_dim, audio.rms_norm_eps),
         tokens=SpecialTokens(
@@ -28,8 +28,13 @@ def read_model(config: Any) -> Model:
     )
 
 
-def read_text(config: Any, name: str) -> Text:
-    """From a Gemma4UnifiedTextConfig; `name` prefixes the decoder's weights in the checkpoint."""
+def read_text(config: Any, name: str, tied: bool) -> Text:
+    """From a Gemma4UnifiedTextConfig.
+
+    Args:
+        name: prefixes the decoder's weights in the checkpoint.
+        tied: whether the embedding is the head: transformers heeds what the whole model's config says, not this one's.
+    """
     _refuse_unknown(config)
     caches = _cache_owners(config)
     rotary = Gemma4UnifiedTextRotaryEmbedding(config)
@@ -60,7 +65,7 @@ def read_text(config: Any, name: str) -> Text:
         hidden=config.hidden_size,
         layers=tuple(map(read_layer, range(config.num_hidden_layers))),
         softcap=config.final_logit_softcapping,
-        head=f"{name}.embed_tokens" if config.tie_word_embeddings else "lm_head",
+        head=f"{name}.embed_tokens" if tied else "lm_head",
         eps=config.rms_norm_eps,
         context=config.max_position_embeddings,
     )
