@@ -26,7 +26,9 @@ from runtime.errors import GateError
 from runtime.gates import GATES, Gates
 from runtime.goldens import GoldenPrompt
 from runtime.manifest import (
+    FILE,
     FORMAT_VERSION,
+    SCHEMA_FILE,
     Artifact,
     File,
     Golden,
@@ -38,6 +40,7 @@ from runtime.manifest import (
 from runtime.progress import Status
 from runtime.prompt import Prompter
 from runtime.references import choose_kind, open_reference
+from runtime.sessions.base import ModelInputs
 from runtime.sessions.reference import memory_shortage
 from runtime.verify import Checked, verify
 
@@ -68,9 +71,11 @@ class Order:
     def plan(self, gates: Gates) -> dict[str, Any]:
         """All that a bundle and its verification depend on, as JSON takes it."""
         paths = {"quantized": str(self.quantized), "source": str(self.source)}
+        copied = (self.quantized / name for name in PROCESSOR_FILES)
         bounds = {name: gate.bound for name, gate in gates.items()}
         return asdict(self) | paths | {
             "record": self.record.identity, "kind": self.kind, "formats": list(self.formats),
+            "copied": {path.name: sha256(path) for path in copied if path.exists()},
             "gates": bounds, "tools": _versions(self.formats),
         }  # fmt: skip
 
@@ -87,10 +92,11 @@ def make_bundle(order: Order, folder: Path, status: Status, gates: Gates = GATES
     with locked(folder) as unfinished:
         stages = Stages(unfinished, order.plan(gates))
         manifest = _write(order, unfinished, stages, status)
+        checked = sha256(unfinished / FILE)  # which has the checksums of all other files
         found = verify(
             unfinished, order.quantized, order.source, gates=gates, status=lambda text: status(f"verifying: {text}"),
             reference=order.reference, hashed=True,
-            once=lambda name, check: stages.once(f"check {name}", CHECKED, check),
+            once=lambda name, check: stages.once(f"check {name} of {checked}", CHECKED, check),
         )  # fmt: skip
         manifest = manifest.model_copy(update={"verification": found})
         write_manifest(unfinished, manifest)
@@ -143,10 +149,17 @@ def _record_goldens(order: Order, model: Model, folder: Path, status: Status) ->
 def _kv_scales(
     order: Order, model: Model, weights: CheckpointWeights, recorded: Sequence[Golden], folder: Path
 ) -> dict[int, tuple[float, float]] | None:
-    """Calibrated on the goldens, where the recipe wants an int8 cache."""
+    """Calibrated on the prompts of goldens, where the recipe wants an int8 cache."""
     if order.record.recipe.kv_bits != 8:
         return None
-    return dict(calibrate_cache(model, weights, [goldens.read(golden, folder).inputs for golden in recorded]))
+    prompts = [goldens.read(golden, folder).inputs for golden in recorded] or _unrecorded(model, Prompter(folder))
+    return dict(calibrate_cache(model, weights, prompts))
+
+
+def _unrecorded(model: Model, prompter: Prompter) -> list[ModelInputs]:
+    """The same prompts where no reference could answer them."""
+    with TemporaryDirectory() as made:
+        return [prompter(prompt.messages).inputs for prompt in golden_prompts(model, prompter, Path(made))]
 
 
 def _lower(order: Order, name: str, lowering: Lowering, folder: Path, status: Status) -> Artifact:
@@ -155,7 +168,7 @@ def _lower(order: Order, name: str, lowering: Lowering, folder: Path, status: St
     artifact = lower(name, lowering, folder)
     if order.kind != "none" and not memory_shortage(order.quantized):
         status(f"lowering to {name}: float twin")
-        lower_twin(name, lowering)
+        lower_twin(name, lowering, folder / next(iter(artifact.programs.values())).file)
     return artifact
 
 
@@ -189,7 +202,8 @@ def _versions(formats: Sequence[str]) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[File]:
-    """Every file there is, before the manifest."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Every file there is but the manifest and its schema, which an interrupted run may have left."""
+    own = {folder / FILE, folder / SCHEMA_FILE}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
     return [File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path))
             for path in paths]  # fmt: skip

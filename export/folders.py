@@ -28,9 +28,13 @@ def locked(folder: Path) -> Iterator[Path]:
         if not _take(opened, lock):
             raise UserError(f"another run is writing {folder}: wait for it, or choose another folder")
         try:
-            yield folder.parent / f".{folder.name}.partial"
+            yield unfinished(folder)
         finally:
             lock.unlink(missing_ok=True)
+
+
+def unfinished(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.partial"
 
 
 def _take(opened: IO[str], lock: Path) -> bool:
@@ -53,12 +57,30 @@ def put_in_place(partial: Path, folder: Path) -> None:
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raises UserError unless the disk of `folder` (which need not exist yet) has `needed` bytes free."""
+    """Raises UserError unless the disk of `folder` (which need not exist yet) has `needed` bytes free.
+
+    What an interrupted run left there is part of them.
+    """
+    needed = max(0, needed - bytes_in(unfinished(folder)))
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(f"{purpose} needs {gigabytes(needed)} on the disk of {folder}, {gigabytes(free)} are free: "
                         "make room or choose another folder")  # fmt: skip
+
+
+def bytes_in(folder: Path) -> int:
+    """On the disk, of what is to stay; none if there is no such folder."""
+    stays = (path for path in folder.rglob("*") if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    return sum(512 * path.lstat().st_blocks for path in stays)
+
+
+def require_bundle(folder: Path, manifest: str) -> None:
+    """Raises UserError if what is to be replaced holds something, but no manifest of that name."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / manifest).is_file():
+        raise UserError(f"{folder} holds files, but no bundle to replace: choose another folder, or empty it")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another folder")
 
 
 def gigabytes(count: int) -> str:

@@ -17,10 +17,11 @@ from export.lowering.onnx_program import write_onnx
 from export.memory import cache_memory
 from export.recipes import RECIPES, TARGETS, Recipe
 from export.weights import FloatTwin, KvScales
+from runtime.checks.files import sha256
 from runtime.coreml_tools import coremltools
 from runtime.errors import UserError
 from runtime.installed import require_release
-from runtime.job import twin_folder
+from runtime.job import TWIN_OF, twin_folder
 from runtime.manifest import Artifact, LoadOptions
 from runtime.sessions.coreai import PACKAGE, RELEASE
 from runtime.sessions.executorch import artifact_files
@@ -139,14 +140,19 @@ def _placed(artifact: Artifact, folder: str) -> Artifact:
     return artifact.model_copy(update={"programs": programs, "host": host})
 
 
-def lower_twin(format_name: str, job: Lowering) -> None:
-    """Writes the float twin into the quantized checkpoint's folder of them, where the format has one apart."""
+def lower_twin(format_name: str, job: Lowering, shipped: Path) -> None:
+    """Writes the float twin into the quantized checkpoint's folder of them, where the format has one apart.
+
+    Args:
+        shipped: the program whose twin it is.
+    """
     if not FORMATS[format_name].twin_apart:
         return
     with locked(twin_folder(job.checkpoint, format_name, job.context)) as partial:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         FORMATS[format_name].lower(replace(job, exact=True, data_file=False), partial)
+        (partial / TWIN_OF).write_text(sha256(shipped))
         put_in_place(partial, twin_folder(job.checkpoint, format_name, job.context))
 
 

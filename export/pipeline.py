@@ -9,20 +9,22 @@ from rich.console import Console
 from rich.markup import escape
 
 from export.bundle import Order, make_bundle
-from export.calibration.budget import read_budget
+from export.calibration.budget import DEFAULT_BUDGET, Budget, read_budget
 from export.checkpoint import QuantizationRecord
-from export.folders import require_space
+from export.folders import bytes_in, require_bundle, require_space, unfinished
 from export.formats import choose_formats, require_memory, require_supported
 from export.gguf import unpack
 from export.models import find_model, model_name
 from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
-from export.recipes import TARGETS, Recipe, find_recipe
+from export.recipes import RECIPES, TARGETS, Recipe, find_recipe
+from export.sources import Source
 from runtime.gates import GATES, override
-from runtime.manifest import Manifest, Record
+from runtime.manifest import FILE, Manifest, Record
 from runtime.progress import status
 from runtime.references import find_kind
 
+INT4_BITS = 4.5  # per weight of recipe int4, scales included
 KEPT = {"exact": "kept exactly", "bf16": "kept to bf16", "scale": "kept but for the scale's last digits",
         "unfit": "held by no format, rounded", "none": "on no grid, rounded"}  # fmt: skip
 
@@ -77,7 +79,8 @@ def export(request: Request) -> Summary:
     require_memory(formats, source.folder)
     quantized = request.build / "quantized" / f"{name}-{recipe.name}"
     bundle = request.out or request.dist / request.target / quantized.name
-    require_space(bundle, _bytes_needed(quantized, quantized_bytes(source, recipe), len(formats)), "the export")
+    require_bundle(bundle, FILE)
+    require_space(bundle, _bytes_needed(quantized, _size(source, recipe, budget), len(formats)), "the export")
     record = quantize(source, recipe, name, quantized, request.calibration, budget)
     order = Order(request.target, formats, record, quantized, source.folder, request.context,
                   request.data_file, kind)  # fmt: skip
@@ -95,9 +98,20 @@ def chosen_recipe(request: Request) -> Recipe:
     return find_recipe(request.recipe or TARGETS[request.target].recipe)
 
 
+def _size(source: Source, recipe: Recipe, budget: Budget | None) -> int:
+    """Bytes of the quantized checkpoint. Where a budget decides, every weight might be int8, but not all of them."""
+    if not recipe.wants_budget:
+        return quantized_bytes(source, recipe)
+    given = budget or DEFAULT_BUDGET
+    if given.bytes:
+        return int(given.bytes)
+    return int(quantized_bytes(source, RECIPES["int4"]) * (given.bits or 8) / INT4_BITS)
+
+
 def _bytes_needed(quantized: Path, size: int, artifacts: int) -> int:
     """Before any work: an artifact is no larger than its checkpoint, give or take the width of scales."""
-    return (0 if quantized.exists() else size) + artifacts * size * 5 // 4
+    left = 0 if quantized.exists() else max(0, size - bytes_in(unfinished(quantized)))
+    return left + artifacts * size * 5 // 4
 
 
 def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, seconds: float) -> Summary:

@@ -14,7 +14,7 @@ from export.folders import write_atomically
 from runtime import heap
 
 Result = TypeVar("Result")
-CODE = "export", "runtime"  # packages whose code decides what comes out
+CODE = "export", "runtime"  # packages that decide what comes out
 
 
 class Stages:
@@ -24,7 +24,7 @@ class Stages:
         """Empties the folder, unless it was left by the same plan.
 
         Args:
-            plan: all that the outcome depends on but the code, as JSON takes it.
+            plan: all that the outcome depends on but the code and the data beside it, as JSON takes it.
         """
         self._folder = folder
         self._record = folder.with_suffix(".stages")
@@ -60,7 +60,8 @@ class Stages:
 
 
 def _code_digest() -> str:
-    """What earlier code made does not serve later code."""
+    """What earlier code made does not serve later code; pictures, templates and held-out data lie beside it."""
     root = Path(__file__).parents[1]
-    files = sorted(path for package in CODE for path in (root / package).rglob("*.py"))
+    files = sorted(path for package in CODE for path in (root / package).rglob("*")
+                   if path.is_file() and "__pycache__" not in path.parts)  # fmt: skip
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,6 +1,6 @@
 """A bundle beside an older one: the older's figures become bounds, and what got worse by more than a margin fails."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,8 @@ def compare(
         "size": _sizes(old, new),
         "memory": _memory(old, new),
     }
-    measures = [_measure(gates, kind, growth) for kind, found in parts.items() for growth in found]
+    measures = [_lost(gates, old, new, found)]
+    measures += [_measure(gates, kind, growth) for kind, part in parts.items() for growth in part]
     skipped = {}
     if shortage := _why_no_race(old, new):
         skipped[f"{CHECK}'s speed"] = shortage
@@ -74,6 +75,20 @@ def _measure(gates: Gates, kind: str, growth: Growth) -> Measure:
     value = (now - before) / before if before else float(now > 0)
     note = " to ".join(WRITTEN[kind](figure) for figure in (before, now))
     return measured(gates, CHECK, name, value, gates[f"baseline_{kind}"], engine, modality, note)
+
+
+def _lost(gates: Gates, old: Manifest, new: Manifest, found: Verification) -> Measure:
+    """Formats, and by engine and modality what the checks that ran now had measured before."""
+    assert old.verification is not None
+    before, now = (_measured(one.measures, found.ran) for one in (old.verification, found))
+    gone = [name for name in old.artifacts if name not in new.artifacts] + sorted(before - now)
+    return measured(gates, CHECK, "lost", len(gone), gates["baseline_lost"], note=", ".join(gone))
+
+
+def _measured(measures: Iterable[Measure], checks: Collection[str]) -> set[str]:
+    """What is there, whoever runs Core ML's packages on this machine."""
+    return {" ".join(filter(None, (one.check, (one.engine or "").removesuffix("-evaluator"), one.modality)))
+            for one in measures if one.check in checks}  # fmt: skip
 
 
 # Fidelity

@@ -44,6 +44,7 @@ GATES: Gates = {
     "dialogue_wrong": at_most(0, "conversations that the manifest's pieces of text make another prompt of"),
     "copies_wrong": at_most(0, "files copied into an artifact that differ from the original"),
     # goldens, by the shipped engines
+    "golden_missing": at_most(0, "kinds of input that the model takes and no golden has"),
     "golden_greedy": at_most(0, "goldens with other greedy tokens, near ties excepted"),
     "golden_kl_mean": at_most(5e-3, "nats, over the recorded top logits"),
     "golden_rms": at_most(3e-2, "of the recorded top logits, relative"),
@@ -75,6 +76,7 @@ GATES: Gates = {
     "own_kl": at_most(0.5, "nats that other tokens and values cost together; blank lines are most of it"),
     "own_greedy": at_most(0, "prompts with other greedy tokens, near ties excepted"),
     # beside an older bundle (--baseline): by which share it may be exceeded
+    "baseline_lost": at_most(0, "formats that are gone, or what a check measured and measures no more"),
     "baseline_fidelity": at_most(0.1, "growth of an error; one below a twentieth of its own bound counts as that"),
     "baseline_size": at_most(0.01, "growth of an artifact's bytes"),
     "baseline_memory": at_most(0.01, "growth of a cache, or of all that an engine holds"),

@@ -21,6 +21,7 @@ from runtime.readback_executorch import ExecutorchWeights
 from runtime.references import Reference, choose_kind, open_reference
 from runtime.sessions.base import Session
 
+TWIN_OF = "twin_of"  # in a float twin's folder: the sha256 of the program that ships
 HEAD = "lm_head"  # the reference's module whose weight is the embedding
 
 
@@ -61,13 +62,23 @@ class Job:
     def open_twin(self, engine: Engine, folder: Path) -> Session | None:
         """The artifact without int8 activations; None where there is none, which is noted unless it never is."""
         if engine.twin_apart:
-            folder = twin_folder(_there(self.quantized), folder.name, self.manifest.limits.context)
-            if not folder.is_dir():
-                self.skipped[f"{engine.name}'s float twin"] = (
-                    f"there is no {folder}, where an export writes it if the fp32 weights fit the memory"
-                )
+            twin = twin_folder(_there(self.quantized), folder.name, self.manifest.limits.context)
+            if why_not := self._why_no_twin(folder.name, twin):
+                self.skipped[f"{engine.name}'s float twin"] = why_not
                 return None
+            folder = twin
         return engine.exact(folder) if engine.exact else None
+
+    def _why_no_twin(self, shipped: str, folder: Path) -> str | None:
+        """Why there is none of the shipped format's program in `folder`, or None."""
+        if not folder.is_dir():
+            return f"there is no {folder}, where an export writes it if its fp32 weights fit memory and disk"
+        program = next(iter(self.manifest.artifacts[shipped].programs.values())).file
+        digest = next((file.sha256 for file in self.manifest.files if file.path == program), None)
+        stamp = folder / TWIN_OF
+        if not stamp.is_file() or stamp.read_text() != digest:
+            return f"{folder} is of another export: export the bundle again"
+        return None
 
     @property
     def media(self) -> MediaTokens:

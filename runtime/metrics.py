@@ -10,6 +10,7 @@ Array = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
 AT_ONCE = 2**22  # values worked on in float64
+NOTHING = -1  # in place of a token, after the last one
 
 
 def _by_rows(measure: Callable[..., Doubles], *arrays: Array) -> Doubles:
@@ -113,9 +114,9 @@ def compare_generated(
 
     Ending early is a difference too.
     """
-    pairs = zip(reference, [*found, *[-1] * len(reference)], strict=False)
+    pairs = zip(reference, [*found, *[NOTHING] * len(reference)], strict=False)
     first = next((i + 1 for i, (want, got) in enumerate(pairs) if want != got), len(reference))
-    return compare_forced(reference[:first], [*found, -1][:first], gaps, tolerance)
+    return compare_forced(reference[:first], [*found, NOTHING][:first], gaps, tolerance)
 
 
 def top_gaps(logits: Array) -> NDArray[np.float64]:

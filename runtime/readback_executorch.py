@@ -204,11 +204,11 @@ def _floats(data: NDArray[np.uint8], dtypes: frozenset[str]) -> Iterator[str]:
             continue
 
 
-def undelegated(weights: ExecutorchWeights, tensors: Sequence[TensorDigest], embedding: str) -> list[str]:
+def undelegated(weights: ExecutorchWeights, tensors: Sequence[TensorDigest], embedding: str | None = None) -> list[str]:
     """Quantized linears whose codes no XNNPACK delegate of the decoder asks for.
 
     Args:
-        embedding: weight that is only looked up, unless it is tied to the head; its codes need no delegate then.
+        embedding: weight that is only looked up and needs no delegate; None where it is tied to the head.
     """
     digests = weights.digests(_Wanted.of(tensors))
     held = {digest for name in weights.delegated() for digest in digests[name]}

@@ -98,8 +98,8 @@ def verify(
         once: runs a check, or tells what it found when an interrupted run did.
 
     Raises:
-        UserError: no bundle there, no check of a name in `only`, or a checkpoint named that does not exist or is of
-            other weights.
+        UserError: no bundle there, no check of a name in `only` or none for what it holds, or a checkpoint named that
+            does not exist or is of other weights.
     """
     for name in (name for name in only if name not in CHECKS):
         raise UserError(f"no check {name!r}; there are {', '.join(CHECKS)}")
@@ -111,6 +111,9 @@ def verify(
         for name, check in CHECKS.items()
         if not check.formats or job.manifest.artifacts.keys() & check.formats
     }
+    for name in (name for name in only if name not in there):
+        raise UserError(f"check {name} is about {' and '.join(CHECKS[name].formats)}, the bundle holds "
+                        f"{', '.join(job.manifest.artifacts)}: leave it out")  # fmt: skip
     wanted = {name: check for name, check in there.items() if not only or name in only}
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]
@@ -121,7 +124,7 @@ def verify(
         skipped=reduce(or_, (checked.skipped for checked in found), skipped),
         reference=job.kind if any("quantized" in wanted[name].needs for name in ran) else "none",
         measures=measures,
-        passed=all(measure.passed for measure in measures),
+        passed=bool(measures) and all(measure.passed for measure in measures),
     )
 
 
@@ -191,10 +194,13 @@ def _why_no_reference(job: Job) -> str | None:
 
 
 def _run(name: str, check: Check, job: Job) -> Checked:
-    """A check; one that stops with an error has failed, and the others still run."""
+    """A check; one that stops with an error, or finds nothing to measure, has failed, and the others still run."""
     measures: list[Measure] = []
+    left_out = len(job.skipped)
     try:
         measures.extend(check.run(job))
+        if not measures and len(job.skipped) == left_out:
+            raise UserError("there was nothing to measure: is the bundle whole?")
     except Exception as error:  # an engine refuses damaged files in ways of its own
         measures.append(job.measure(name, "stopped", 1, CRASHED, note=first_line(error)))
     return Checked(measures=measures, skipped=dict(job.skipped))

@@ -84,6 +84,29 @@ def test_what_grew_by_more_than_its_margin_fails(
     assert verify(bundle, "--baseline", bundle_copy, *QUICK, *widened).exit_code == 0
 
 
+def had_more(manifest: Manifest) -> dict[str, object]:
+    """A modality, and a figure of a check that does not run again."""
+    assert manifest.verification
+    first = next(measure for measure in manifest.verification.measures if measure.check == "goldens")
+    more = [first.model_copy(update={"modality": "video"}), first.model_copy(update={"check": "lowering"})]
+    measures = [*manifest.verification.measures, *more]
+    return {"verification": manifest.verification.model_copy(update={"measures": measures})}
+
+
+def had_another_format(manifest: Manifest) -> dict[str, object]:
+    return {"artifacts": manifest.artifacts | {"executorch": manifest.artifacts["onnx"]}}
+
+
+@pytest.mark.parametrize(("change", "gone"), [(had_more, "goldens video"), (had_another_format, "executorch")])
+def test_what_is_measured_no_more_is_missed(
+    bundle: Path, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, gone: str
+) -> None:
+    monkeypatch.setattr(baseline, "_why_no_race", lambda old, new: "not here")
+    rewrite(bundle_copy, change)
+    found = as_json(verify(bundle, "--baseline", bundle_copy, *QUICK, "--json"))
+    assert [(measure.name, measure.note) for measure in found.measures if not measure.passed] == [("lost", gone)]
+
+
 def test_a_slower_engine_is_seen(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(OnnxSession):
         def decode(self, token: int) -> Logits:

@@ -23,6 +23,7 @@ import export.pipeline
 import runtime.__main__
 import runtime.baseline
 from export.formats import choose_formats, require_supported
+from export.models import model_name
 from export.pipeline import Request, Summary, chosen_recipe
 from export.recipes import RECIPES, TARGETS
 from runtime.errors import UserError
@@ -136,6 +137,15 @@ def test_an_export_that_no_test_makes_is_seen(workplace: Path) -> None:
         order_only(request)
     with pytest.raises(UserError, match="no model"):
         order_only(Request("ios", "no/such/one", "int4", [], 8192, False, Path("build"), Path("dist"), []))
+
+
+@pytest.mark.parametrize("model", ["tiny", "google/gemma-4-12B-it", "some/folder/", "some/gemma.q4_0.gguf"])
+def test_make_looks_where_the_export_writes(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "gemma.q4_0.gguf").touch()
+    words = expand(["make", "verify", f"MODEL={model}", "RECIPE=int4"])
+    assert words[4] == f"dist/android/{model_name(model)}-int4"
 
 
 @pytest.mark.parametrize("target", TARGETS)

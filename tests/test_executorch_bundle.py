@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.checks import rounding
+from runtime.checks import delegation, rounding
 from runtime.gates import GATES
 from runtime.job import Job, twin_folder
 from runtime.manifest import read_manifest
@@ -79,6 +79,28 @@ def test_a_missing_twin_is_told(executorch_bundle: Path, quantized_checkpoint: P
         assert "where an export writes it" in job.skipped["executorch's float twin"]
     finally:
         kept.rename(twin)
+
+
+def test_a_twin_of_another_program_is_told(executorch_bundle: Path, quantized_checkpoint: Path) -> None:
+    job = job_of(executorch_bundle, quantized_checkpoint)
+    engine, folder = next(job.engines())
+    files = [file.model_copy(update={"sha256": "0" * 64}) for file in job.manifest.files]
+    job.manifest = job.manifest.model_copy(update={"files": files})
+    assert job.open_twin(engine, folder) is None
+    assert "is of another export" in job.skipped["executorch's float twin"]
+
+
+def test_a_tied_head_must_be_delegated(
+    executorch_bundle: Path, quantized_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a head with weights of its own the embedding is only looked up."""
+    job = job_of(executorch_bundle, quantized_checkpoint)
+    assert next(delegation.run(job)).passed
+    monkeypatch.setattr("runtime.readback_executorch.BACKEND", "OtherBackend")
+    assert "embed_tokens" in next(delegation.run(job)).note
+    head = job.manifest.tensors[0].model_copy(update={"name": "lm_head.weight", "dtype": "bfloat16"})
+    job.manifest = job.manifest.model_copy(update={"tensors": [*job.manifest.tensors, head]})
+    assert "embed_tokens" not in next(delegation.run(job)).note
 
 
 def test_an_absent_data_file_fails_in_one_line(copy: Path) -> None:

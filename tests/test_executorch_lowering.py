@@ -178,7 +178,7 @@ def test_weights_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_linear_is_delegated(lowered: Lowered) -> None:
-    assert undelegated(ExecutorchWeights(lowered.folder), digests(lowered), "") == []
+    assert undelegated(ExecutorchWeights(lowered.folder), digests(lowered)) == []
     calls = ExecutorchWeights(lowered.folder).operators()
     assert calls["XnnpackBackend"] == 6 * 3 + 1, "products of attention have delegates of their own"
     assert not {"aten::mm.out", "aten::addmm.out", "aten::linear.out"} & set(calls)
@@ -187,7 +187,7 @@ def test_every_linear_is_delegated(lowered: Lowered) -> None:
 def test_control_a_lost_delegation_is_found(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
     """All delegates of another backend."""
     monkeypatch.setattr("runtime.readback_executorch.BACKEND", "OtherBackend")
-    lost = undelegated(ExecutorchWeights(lowered.folder), digests(lowered), "")
+    lost = undelegated(ExecutorchWeights(lowered.folder), digests(lowered))
     assert len(lost) == 7 * 3 - 1 + 1  # the full layer has no v_proj; the tied embedding is the head
 
 

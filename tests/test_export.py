@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from export.__main__ import app
-from export.folders import locked
+from export.folders import locked, require_bundle, require_space
 from export.recipes import RECIPES
+from runtime.errors import UserError
 from runtime.job import Job
 from runtime.manifest import Manifest, Measure, read_manifest
 from runtime.verify import CHECKS
@@ -128,6 +129,55 @@ def test_interrupted_run_goes_on_with_the_stage_it_was_in(
     bundle = tmp_path / "dist" / "desktop" / NAME
     assert (bundle / DECODER).stat().st_mtime_ns == second
     assert [path.name for path in bundle.parent.iterdir()] == [NAME], "nothing is left beside"
+
+
+def test_a_check_is_of_the_files_that_it_saw(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage between an interrupted run and the next is found by a check that had already held."""
+    options = "--target", "desktop", "--build", str(exported / "build"), "--reference", "none"
+    data = tmp_path / "dist" / "desktop" / f".{NAME}.partial" / "onnx" / "model.data"
+
+    def stop(job: Job) -> Iterator[Measure]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(CHECKS, "preprocessing", replace(CHECKS["preprocessing"], run=stop, needs_goldens=False))
+        assert export(tmp_path, *options).exit_code == 130
+    with data.open("r+b") as opened:
+        opened.seek(data.stat().st_size // 2)
+        byte = opened.read(1)[0]
+        opened.seek(-1, 1)
+        opened.write(bytes([byte ^ 0x10]))
+    result = export(tmp_path, *options)
+    assert result.exit_code == 1 and "weights_wrong" in result.stderr
+
+
+def test_an_int8_cache_needs_no_reference(tmp_path: Path) -> None:
+    """Its scales are of the goldens' prompts, whether or not anything could answer them."""
+    result = export(tmp_path, "--target", "desktop", "--recipe", "int4-kv8", "--reference", "none")
+    assert result.exit_code == 0, result.output
+    manifest = read_manifest(tmp_path / "dist" / "desktop" / "tiny-int4-kv8")
+    scales = manifest.artifacts["onnx"].kv_scales
+    assert not manifest.goldens and scales and all(key > 0 and value > 0 for key, value in scales.values())
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("years of work")
+    for out in tmp_path / "mine", tmp_path / "mine" / "notes.txt":
+        result = export(tmp_path, "--target", "desktop", "--out", str(out))
+        assert result.exit_code == 2 and "choose another folder" in result.stderr
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "years of work"
+    require_bundle(tmp_path / "new", "manifest.json")  # control: nothing is there
+
+
+def test_what_an_interrupted_run_left_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 1_000_000}))
+    with pytest.raises(UserError, match="the export needs"):
+        require_space(tmp_path / "bundle", 1_500_000, "the export")
+    left = tmp_path / ".bundle.partial"
+    left.mkdir()
+    (left / "model.data").write_bytes(bytes(600_000))
+    require_space(tmp_path / "bundle", 1_500_000, "the export")
 
 
 def test_two_runs_at_once(exported: Path, bundle: Path) -> None:

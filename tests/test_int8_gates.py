@@ -1,5 +1,6 @@
 """Gates of engines that round to int8: what the same arithmetic in torch costs passes, and nothing else does."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from runtime.engines import ENGINES
 from runtime.gates import GATES, Gates, override
 from runtime.job import Job
 from runtime.manifest import Measure, Verification
+from runtime.metrics import GreedyMatch
 from runtime.sessions.genai import GenaiSession
 from runtime.verify import make_job
 from tests.test_verify import rewire_two_weights
@@ -56,7 +58,7 @@ def test_what_torch_does_not_do_still_fails(bundle_copy: Path, quantized_checkpo
 @pytest.mark.usefixtures("strict")
 def test_a_bundle_alone_is_held_to_what_its_export_found(bundle: Path) -> None:
     recorded = [Measure(check="goldens", engine=ENGINE.name, modality="text", name=goldens.RMS, value=0, bound=0.02,
-                        at_least=False, passed=True, note="")]  # fmt: skip
+                        at_least=False, passed=True, note="in torch 0.013")]  # fmt: skip
 
     def measure(measures: list[Measure]) -> Measure:
         job = job_of(bundle, None, STRICT)
@@ -66,6 +68,41 @@ def test_a_bundle_alone_is_held_to_what_its_export_found(bundle: Path) -> None:
 
     assert measure(recorded).bound == 0.02 and measure(recorded).passed
     assert not measure([]).passed, "control: nothing is recorded"
+    assert not measure([recorded[0].model_copy(update={"note": ""})]).passed, "somebody has set it, for that export"
+
+
+def test_tokens_that_the_reference_does_not_write_excuse_nothing(bundle: Path, quantized_checkpoint: Path) -> None:
+    """The last token is fed to nobody, so all logits are as they were."""
+
+    def greedy(job: Job) -> Measure:
+        return found(job, goldens.GREEDY)
+
+    job = job_of(bundle, quantized_checkpoint)
+    assert greedy(job).passed, "control: as they were recorded"
+    job.goldens = [replace(golden, tokens=[*golden.tokens[:-1], golden.tokens[-1] + 1]) for golden in job.goldens]
+    assert not greedy(job).passed and "another model's" in greedy(job).note
+
+
+def test_an_input_without_a_golden_is_missed(bundle: Path) -> None:
+    job = job_of(bundle, None)
+
+    def missing() -> Measure:
+        return next(measure for measure in goldens.run(job) if measure.name == "golden_missing")
+
+    assert missing().passed
+    kept = [entry for entry in job.manifest.goldens if entry.modality != "audio"]
+    job.manifest = job.manifest.model_copy(update={"goldens": kept})
+    assert not missing().passed and missing().note == "audio"
+
+
+@pytest.mark.parametrize("match", [runner._match, preprocessing._match])
+def test_a_text_must_end_where_the_golden_ends(bundle: Path, match: Callable[..., GreedyMatch]) -> None:
+    job = job_of(bundle, None)
+    end = job.manifest.tokens.eos[0]
+    assert match(job, [30, end], [30, end], [9, 9]).equal
+    assert not match(job, [30, end], [30, end, 31], [9, 9]).equal
+    assert match(job, [30, 31], [30, 31, 32], [9, 9]).equal, "control: this golden was cut, not ended"
+    assert match(job, [30, end], [30], [9, 9]).equal == (match is runner._match), "it may keep the end to itself"
 
 
 def test_a_bound_that_somebody_set_holds_as_it_is(bundle: Path, quantized_checkpoint: Path) -> None:
@@ -101,6 +138,28 @@ def test_torch_may_move_other_gaps_as_far(bundle: Path, moved: float, engine: in
     plain, in_torch, found = readings(0, 2), readings(0, 2 - moved), readings(engine, 2)
     count, gate, _ = lowering._flips(job_of(bundle, None), plain, found, in_torch)
     assert count == engine and gate.holds(count) == passes
+
+
+def test_an_fp16_run_that_overflows_excuses_nothing(bundle: Path) -> None:
+    """transformers' own of a trained Gemma 3, beside packages that flip eight tokens."""
+    (engine,) = ENGINES["coreml"]
+
+    def readings(flipped: int) -> Readings:
+        logits = np.zeros((100, 8), np.float32)
+        logits[:, 0] = 1
+        logits[:flipped, 1] = 2
+        return Readings("text", np.arange(100), logits)
+
+    def shipped(job: Job, in_torch: Readings) -> dict[str, Measure]:
+        measures = lowering._shipped(job, engine, readings(0), readings(8), in_torch)
+        return {measure.name: measure for measure in measures}
+
+    job = job_of(bundle, None)
+    found = shipped(job, replace(readings(0), logits=np.full((100, 8), np.nan, np.float32)))
+    assert "kl_fp16" not in found and "overflows" in job.skipped["coreml-evaluator beside fp16 in torch"]
+    assert not any(found[name].passed for name in ("kl_mean", "top_1", "flips"))
+    excused = shipped(job_of(bundle, None), readings(8))
+    assert all(excused[name].passed for name in ("kl_mean", "kl_fp16", "top_1", "flips")), "control: it flips them"
 
 
 def with_other_tokens(job: Job) -> Job:
@@ -163,3 +222,11 @@ def test_rows_that_fp32_moves_as_far_as_int8_decide_nothing(flipped: Job, monkey
     monkeypatch.setattr(Job, "in_double", lambda job, engine, folder: job.reference)
     assert not medians(flipped)
     assert all("like any other" in reason for reason in flipped.skipped.values()) and len(flipped.skipped) == 2
+
+
+def test_an_engine_further_off_than_that_fails_all_the_same(flipped: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "in_double", lambda job, engine, folder: job.reference)
+    read = rounding._read
+    monkeypatch.setattr(rounding, "_read", lambda session, pairs: 2 * read(session, pairs))
+    found = medians(flipped)
+    assert found and not any(measure.passed for measure in found) and not flipped.skipped

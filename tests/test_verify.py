@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from runtime.__main__ import app
 from runtime.checks import lowering, quantization
 from runtime.checks.files import sha256
 from runtime.errors import UserError
+from runtime.evaluation import Evaluation
 from runtime.gates import GATES, override
 from runtime.goldens import GoldenPrompt
 from runtime.manifest import QUANTIZED, RECORD, Manifest, Measure, Verification, read_manifest, write_manifest
 from runtime.prompt import Prompter, with_paths
 from runtime.sessions.reference import ReferenceSession, load_model
-from runtime.verify import make_job, verify
+from runtime.verify import CHECKS, make_job, verify
 
 LAYER = "model.language_model.layers.3"
 GATE, UP = f"{LAYER}.mlp.gate_proj.weight", f"{LAYER}.mlp.up_proj.weight"
@@ -312,6 +314,23 @@ def test_a_checkpoint_of_other_weights_is_not_asked(
     shutil.copyfile(quantized_checkpoint / RECORD, place / RECORD)
     job = make_job(bundle, None, None, None, GATES, lambda text: None)
     assert job.quantized and not job.unfit, "control: its own record"
+
+
+def test_what_measures_nothing_is_not_verified(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert verify(bundle, only=["files"]).passed, "control"
+    assert not verify(bundle, only=["lowering"]).passed, "skipped: there is no quantized checkpoint"
+    with pytest.raises(UserError, match="check packages is about coreml, the bundle holds onnx: leave it out"):
+        verify(bundle, only=["packages"])
+    monkeypatch.setitem(CHECKS, "files", replace(CHECKS["files"], run=lambda job: iter(())))
+    assert failures(verify(bundle, only=["files", "bytes"])) == {"stopped"}
+
+
+def test_what_is_not_held_out_is_said(bundle: Path, quantized_checkpoint: Path, tiny_checkpoint: Path) -> None:
+    job = make_job(bundle, quantized_checkpoint, tiny_checkpoint, None, GATES, lambda text: None)
+    job.held_out = Evaluation(["Few words."], [], [])
+    assert list(quantization.run(job)) == []
+    assert set(job.skipped) == {"quantization error of text", "accuracy about image data", "accuracy about audio data"}
 
 
 def test_people_get_a_table_and_a_verdict(bundle_copy: Path) -> None:

@@ -3,7 +3,7 @@
 Each golden's rendered text and media files go through the engine as an application would send them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -49,13 +49,20 @@ def _measures(job: Job, engine: Engine, session: GenaiSession, golden: Golden) -
         wanted, with_values, own = (_after(session, some) for some in (golden.inputs, with_our_tokens, found))
         yield measure(f"values_kl{suffix}", _cost(wanted, with_values))
         yield measure("own_kl", _cost(wanted, own))
-    generated = session.generate(golden.text, images, clips, max_tokens=len(golden.tokens))
-    match = metrics.compare_generated(golden.tokens, generated, golden.gaps, job.gates["near_tie"].bound)
+    generated = session.generate(golden.text, images, clips, max_tokens=len(golden.tokens) + 1)
+    match = _match(job, golden.tokens, generated, golden.gaps)
     if match.errors:  # of the engine's arithmetic, maybe, which is another check's matter
         text = generate(session, golden.inputs, job.manifest.tokens, len(golden.tokens))
         gaps = metrics.top_gaps(suppress(text.logits, job.manifest.tokens.suppress)).tolist()
-        match = metrics.compare_generated(text.chosen, generated, gaps, job.gates["near_tie"].bound)
+        match = _match(job, text.chosen, generated, gaps)
     yield measure("own_greedy", len(match.errors), _explain(golden, match))
+
+
+def _match(job: Job, wanted: Sequence[int], generated: Sequence[int], gaps: Sequence[float]) -> metrics.GreedyMatch:
+    """A text that ends must end there; one that was cut may go on."""
+    if wanted[-1] in job.manifest.tokens.eos:
+        wanted, gaps = [*wanted, metrics.NOTHING], [*gaps, np.inf]
+    return metrics.compare_generated(wanted, generated, gaps, job.gates["near_tie"].bound)
 
 
 def _files(job: Job, golden: Golden, kind: str) -> list[Path]:

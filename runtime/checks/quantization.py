@@ -27,9 +27,13 @@ def run(job: Job) -> Iterator[Measure]:
     assert held_out is not None
     if pieces := list(islice(_pieces(job, held_out.texts), PIECES)):
         yield from _text_measures(job, pieces)
+    else:
+        job.skipped["quantization error of text"] = f"the held-out texts have less than {LENGTH} tokens"
     media = job.media
     for modality, token, questions in (("image", media.image, held_out.images), ("audio", media.audio, held_out.clips)):
-        if questions and token is not None:
+        if token is not None and not questions:
+            job.skipped[f"accuracy about {modality} data"] = "no question is held out"
+        elif token is not None:
             yield _accuracy(job, modality, questions[:QUESTIONS])
 
 

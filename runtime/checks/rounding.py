@@ -81,7 +81,7 @@ def _typical_row(
         note += f", in torch fp32 moves rows by {fp32:.1e}, int8 by {int8:.1e}"
         if SLACK * fp32 > gate.bound:
             gate = replace(gate, bound=SLACK * fp32)
-            if gate.bound >= int8:
+            if gate.bound >= int8 and gate.holds(value):
                 job.skipped[f"{engine.name}'s int8 arithmetic"] = f"it is like any other here: {value:.1e}, {note}"
                 return
     yield job.measure("rounding", name, value, gate, engine=engine.name, note=note)

@@ -51,7 +51,8 @@ def _own_texts(job: Job, goldens: Sequence[Golden]) -> Mapping[str, Greedy]:
 
 
 def _match(job: Job, wanted: Sequence[int], found: Sequence[int], gaps: Sequence[float]) -> GreedyMatch:
-    """Without the end of the turn, which the runner does not hand out."""
-    ends = set(job.manifest.tokens.eos)
-    wanted, found = ([token for token in some if token not in ends] for some in (wanted, found))
+    """Where a text ends, the runner's must hold nothing more; it hands out some ends of a turn and keeps others."""
+    ends = job.manifest.tokens.eos
+    wanted = [metrics.NOTHING if token in ends else token for token in wanted]
+    found = found[:-1] if found and found[-1] in ends else found
     return metrics.compare_generated(wanted, found, gaps, job.gates["near_tie"].bound)
