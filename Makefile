@@ -12,7 +12,8 @@ CALIBRATION ?=
 BUDGET ?=
 # More options of the program, as it takes them: make verify OPTIONS="--baseline dist/last --junit verify.xml"
 OPTIONS ?=
-BUNDLE  ?= dist/$(TARGET)/$(notdir $(MODEL))-$(RECIPE)
+# As the export calls it: the last part of a folder or id, a GGUF file's without its ending
+BUNDLE  ?= dist/$(TARGET)/$(patsubst %.gguf,%,$(notdir $(patsubst %/,%,$(MODEL))))-$(RECIPE)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -31,7 +32,7 @@ chat: $(READY)
 	$(RUN) -m runtime chat $(BUNDLE) $(OPTIONS)
 
 bench: $(READY)
-	$(RUN) -m runtime bench $(BUNDLE)
+	$(RUN) -m runtime bench $(BUNDLE) $(OPTIONS)
 
 test: $(READY)
 	$(RUN) -m pytest
