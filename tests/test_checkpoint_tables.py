@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
@@ -15,14 +16,19 @@ from transformers import Gemma4UnifiedForConditionalGeneration
 
 from export import checkpoint
 from export import quantize as quantizer
+from export.calibration.rounding import Weighted, rounding_of
+from export.calibration.streamed import MOMENTS
 from export.checkpoint import CheckpointWeights, QuantizationRecord
 from export.config import read_model
 from export.packed import open_checkpoint
 from export.quantize import quantize
 from export.recipes import PROJECTION, RECIPES
+from export.schemes import INT4
 from export.sources import SINGLE, open_source
 from runtime.errors import UserError
-from runtime.sessions.reference import load_model
+from runtime.sessions.base import ModelInputs
+from runtime.sessions.reference import ReferenceSession, load_model
+from runtime.sessions.streamed import StreamedReference
 from tests import random_models as models
 from tests.test_trained_sources import ARGUMENTS, on_grid
 
@@ -128,6 +134,15 @@ def test_an_untied_embedding_is_not_rounded_by_what_enters_the_head(tiny_checkpo
     plain, calibrated = (run(source, tmp_path / name, name) for name in ("int4", "int4-gptq"))
     assert recorded(plain)[EMBEDDING] == recorded(calibrated)[EMBEDDING]
     assert recorded(plain)[HEAD] != recorded(calibrated)[HEAD], "control: calibration does change a table"
+
+
+def test_only_a_tied_table_is_weighed_as_one_that_is_looked_up(tmp_path: Path) -> None:
+    moments = torch.diag(torch.arange(1.0, 33))
+    save_file({MOMENTS: moments}, tmp_path / "head.safetensors")
+    tied, apart = (rounding_of(name, INT4, RECIPES["int4-weighted"], tmp_path) for name in (EMBEDDING, HEAD))
+    assert isinstance(tied, Weighted) and isinstance(apart, Weighted)
+    assert torch.equal(apart.importance, moments.diagonal())
+    assert torch.equal(tied.importance, moments.diagonal() + moments.diagonal().mean())
 
 
 def test_a_budget_for_two_tables_is_refused(write: Any, tmp_path: Path) -> None:
@@ -245,6 +260,11 @@ def test_an_untied_packed_head_passes_through(write: Any, tmp_path: Path, bits: 
     assert torch.equal(model.get_parameter(HEAD), dense) and torch.equal(wanted.get_parameter(HEAD), dense)
     assert codes_on_disk(tmp_path / "out")[HEAD] == codes_on_disk(source)[HEAD]
     assert not torch.equal(model.get_parameter(EMBEDDING), wanted.get_parameter(EMBEDDING)), "control: rounded to int8"
+    asked = [ModelInputs(np.array([200, 201]))], [[1]]
+    streamed = StreamedReference.open(tmp_path / "out").read(*asked)
+    assert np.allclose(streamed, ReferenceSession(model).read(*asked), atol=1e-4)
+    with pytest.raises(UserError, match="its head is packed"):
+        StreamedReference.open(source).read(*asked)
 
 
 # Tensors of no model

@@ -11,6 +11,7 @@ from export.calibration.gptq import factorize, round_rows
 from export.calibration.streamed import CODES, HEAD, IMPORTANCE, MOMENTS, SCALES, layer_file
 from export.recipes import EMBEDDING, Recipe
 from export.schemes import Quantized, Rounding, Scheme, measure, pack, quantize_rows
+from runtime.architectures import EMBEDDING as TABLE
 
 IN_LAYER = re.compile(r"\.layers\.(\d+)\.(.+)\.weight$")
 # An error of the tied embedding counts twice: in the head by what enters it, in the lookup every column alike.
@@ -20,7 +21,7 @@ LOOKUP = 1.0
 def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:
     """What rounds rows of the weight `name`."""
     if EMBEDDING.search(name):
-        return _head_rounding(scheme, recipe, folder)
+        return _head_rounding(scheme, recipe, folder, tied=name.endswith(TABLE))
     layer, module = name.rpartition(".layers.")[2].removesuffix(".weight").split(".", 1)
     with safe_open(layer_file(folder, int(layer)), framework="pt") as file:
         if f"{module}.{CODES}" in file.keys():  # noqa: SIM118  a safetensors file is no dict
@@ -28,8 +29,10 @@ def rounding_of(name: str, scheme: Scheme, recipe: Recipe, folder: Path) -> Roun
         return Weighted(file.get_tensor(f"{module}.{IMPORTANCE}"))
 
 
-def _head_rounding(scheme: Scheme, recipe: Recipe, folder: Path) -> Rounding:
-    moments = of_tied_head(load_file(folder / f"{HEAD}.safetensors")[MOMENTS])
+def _head_rounding(scheme: Scheme, recipe: Recipe, folder: Path, tied: bool) -> Rounding:
+    moments = load_file(folder / f"{HEAD}.safetensors")[MOMENTS]
+    if tied:
+        moments = of_tied_head(moments)
     if recipe.method != "compensated":
         return Weighted(moments.diagonal().clone())
     return Compensated(moments, scheme)

@@ -264,13 +264,27 @@ class StreamedModel:
         """[n, width] after the last layer -> [n, vocabulary]; `block` is the head's in `Blocks`, 0 if it has none."""
         hidden = self.normed(hidden)
         hidden = hidden if block == 0 else round_inputs(hidden, block)
-        name = f"{HEAD}.weight" if f"{HEAD}.weight" in self.tensors else self.embedding
+        name = self._head
         logits = scratch(len(hidden), self.config.get_text_config().vocab_size)
         for number, weight in enumerate(self.tensors.rows(name, HEAD_ROWS)):
             part = nn.functional.linear(hidden, weight.to(self.dtype))
             columns = slice(number * HEAD_ROWS, number * HEAD_ROWS + len(weight))
             logits[:, columns] = self.soft_cap(part).float().numpy()
         return logits
+
+    @property
+    def _head(self) -> str:
+        """The head's weight, or the embedding's that is tied to it.
+
+        Raises:
+            UserError: it is packed, which only sources have that were quantized elsewhere.
+        """
+        if (name := f"{HEAD}.weight") in self.tensors:
+            return name
+        if not self.config.tie_word_embeddings:
+            raise UserError(f"{self.tensors.folder}: its head is packed, which the streamed reference does not read: "
+                            "choose --reference whole or none")  # fmt: skip
+        return self.embedding
 
     def soft_cap(self, logits: Tensor) -> Tensor:
         """As the forward of transformers' model does."""
