@@ -39,7 +39,9 @@ struct SelfTestView: View {
     defer { isRunning = false }
     for entry in goldens {
       let golden = try Golden(entry, bundle: loaded.bundle.folder)
-      outcomes.append(try await SelfTest(golden, tokens: loaded.bundle.manifest.tokens).run(on: loaded.engine))
+      let manifest = loaded.bundle.manifest
+      let bounds = Bounds(manifest.verification, format: loaded.engine.name, modality: entry.modality)
+      outcomes.append(try await SelfTest(golden, tokens: manifest.tokens, bounds: bounds).run(on: loaded.engine))
     }
   }
 }
@@ -53,7 +55,7 @@ private struct OutcomeRow: View {
       VStack(alignment: .leading) {
         Text(outcome.name).font(.headline)
         Text(
-          found.passed
+          outcome.passed
             ? "\(found.compared) tokens as expected"
             : "other tokens at \(found.errors.map(String.init).joined(separator: ", "))")
         Text("KL \(found.kl.max() ?? 0, format: .number.notation(.scientific)), rms \(found.rms, format: .percent)")
@@ -61,8 +63,8 @@ private struct OutcomeRow: View {
       }
       .font(.callout)
     } icon: {
-      Image(systemName: found.passed ? "checkmark.circle.fill" : "xmark.octagon.fill")
-        .foregroundStyle(found.passed ? .green : .red)
+      Image(systemName: outcome.passed ? "checkmark.circle.fill" : "xmark.octagon.fill")
+        .foregroundStyle(outcome.passed ? .green : .red)
     }
   }
 }

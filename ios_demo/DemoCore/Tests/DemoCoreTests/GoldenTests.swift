@@ -45,10 +45,26 @@ import Testing
     #expect(zip(found.kl, wanted.kl).allSatisfy { isClose($0, $1) })
     #expect(isClose(found.rms, wanted.rms, within: 1e-6))
     #expect(isClose(found.largest, wanted.largest, within: 1e-6))
-    #expect(found.passed == wanted.passed)
+    #expect(found.holds(Bounds()) == wanted.passed)
   }
 
   @Test func boundsArePythons() {
     #expect(Comparison.nearTie == Self.topic.nearTie)
+  }
+
+  @Test func boundsThatTorchNeededAreTheBundles() {
+    func measure(_ name: String, _ bound: Double, _ note: String) -> Measure {
+      Measure(
+        check: "goldens", engine: "coreml-evaluator", modality: "text", name: name, value: 0, bound: bound,
+        atLeast: false, passed: true, note: note, series: nil)
+    }
+    let measures = [
+      measure("golden_kl_mean", 0.02, "8 steps; in torch 0.013"), measure("golden_rms", 0.09, "somebody set it"),
+    ]
+    let verification = Verification(ran: [], skipped: [:], reference: nil, measures: measures, passed: true)
+    let found = Bounds(verification, format: "coreml", modality: .text)
+    #expect(found.meanKL == 0.02 && found.rms == Bounds().rms && !found.allowsOtherTokens)
+    #expect(Bounds(verification, format: "executorch", modality: .text) == Bounds(), "control: another engine")
+    #expect(Bounds(nil, format: "coreml", modality: .text) == Bounds(), "control: never verified")
   }
 }

@@ -5,7 +5,9 @@ import dev.gemma4edge.core.assertNear
 import dev.gemma4edge.core.at
 import dev.gemma4edge.core.boolean
 import dev.gemma4edge.core.bundle.BundleException
+import dev.gemma4edge.core.bundle.Measure
 import dev.gemma4edge.core.bundle.Modality
+import dev.gemma4edge.core.bundle.Verification
 import dev.gemma4edge.core.double
 import dev.gemma4edge.core.doubles
 import dev.gemma4edge.core.floats
@@ -67,6 +69,31 @@ class SelfTestTest {
         val bounds = vectors.at("bounds")
         assertEquals(listOf(bounds.double("golden_kl_mean"), bounds.double("golden_rms")), listOf(KL_MEAN, RMS))
         assertEquals(vectors.double("near_tie"), NEAR_TIE, 0.0)
+    }
+
+    @Test
+    fun `bounds that torch needed are the bundle's`() {
+        fun measure(engine: String, name: String, bound: Double, note: String) =
+            Measure("goldens", engine, "text", name, 0.0, bound, false, true, note)
+
+        val measures = listOf(
+            measure("executorch", "golden_kl_mean", 0.02, "8 steps; in torch 0.013"),
+            measure("executorch", "golden_rms", 0.09, "somebody set it"),
+            measure("onnxruntime", "golden_greedy", 1.0, "in torch 1")
+        )
+        val verification = Verification(emptyList(), emptyMap(), measures = measures, passed = true)
+        assertEquals(Bounds(0.02, RMS, false), bounds(verification, "executorch", Modality.TEXT))
+        assertEquals(Bounds(KL_MEAN, RMS, true), bounds(verification, "onnx", Modality.TEXT))
+        assertEquals("control: another modality", Bounds(), bounds(verification, "onnx", Modality.IMAGE))
+        assertEquals("control: never verified", Bounds(), bounds(null, "onnx", Modality.TEXT))
+    }
+
+    @Test
+    fun `a wider bound is held to`() {
+        val off = GoldenResult("golden", GreedyMatch(1, emptyList(), listOf(0)), listOf(0.01), 0.02, 0.1)
+        assertEquals(false, off.passed)
+        assertEquals(true, off.copy(bounds = Bounds(0.02, RMS, true)).passed)
+        assertEquals(false, off.copy(bounds = Bounds(0.02, 0.01, true)).passed)
     }
 
     @Test

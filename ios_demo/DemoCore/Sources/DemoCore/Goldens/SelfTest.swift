@@ -2,9 +2,11 @@
 public struct SelfTest: Sendable {
   public let golden: Golden
   private let suppressed: [Int]
+  private let bounds: Bounds
 
-  public init(_ golden: Golden, tokens: Tokens) {
+  public init(_ golden: Golden, tokens: Tokens, bounds: Bounds = Bounds()) {
     self.golden = golden
+    self.bounds = bounds
     suppressed = tokens.suppress
   }
 
@@ -14,6 +16,7 @@ public struct SelfTest: Sendable {
     public let modality: GoldenEntry.Modality
     public let chosen: [Int]
     public let comparison: Comparison
+    public let passed: Bool
   }
 
   /// - Throws: what the engine throws, and `CancellationError`.
@@ -32,6 +35,8 @@ public struct SelfTest: Sendable {
       logits = try await engine.decode(token)
     }
     let comparison = Comparison(golden, chosen: chosen, found: found)
-    return Outcome(name: golden.name, modality: golden.modality, chosen: chosen, comparison: comparison)
+    return Outcome(
+      name: golden.name, modality: golden.modality, chosen: chosen, comparison: comparison,
+      passed: comparison.holds(bounds))
   }
 }

@@ -2,6 +2,7 @@ package dev.gemma4edge.app.screens
 
 import dev.gemma4edge.core.bundle.GoldenEntry
 import dev.gemma4edge.core.selftest.GoldenResult
+import dev.gemma4edge.core.selftest.bounds
 import dev.gemma4edge.core.selftest.readGolden
 import dev.gemma4edge.core.selftest.replay
 import dev.gemma4edge.core.session.Session
@@ -54,7 +55,9 @@ class SelfTestController(private val shared: Shared) {
         ) {
             return GoldenRow(entry.name, null, "$positions positions do not fit the context of $context")
         }
-        return row(replay(golden, session, loaded.bundle.manifest.tokens.suppress))
+        val manifest = loaded.bundle.manifest
+        val bounds = bounds(manifest.verification, loaded.kind.format, entry.modality)
+        return row(replay(golden, session, manifest.tokens.suppress, bounds = bounds))
     }
 
     private fun row(result: GoldenResult): GoldenRow {

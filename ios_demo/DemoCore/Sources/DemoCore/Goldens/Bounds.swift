@@ -1,0 +1,28 @@
+/// How far an engine may be from a golden's reference.
+public struct Bounds: Sendable, Equatable {
+  /// Nats, mean over the steps; `runtime/gates.py` has the same.
+  public var meanKL = 5e-3
+  /// Of the recorded top logits, relative.
+  public var rms = 3e-2
+  /// Whether it may choose other tokens, as torch does.
+  public var allowsOtherTokens = false
+
+  public init() {}
+
+  /// Wider where the bundle's export found that torch needs it for the same arithmetic: bounds that somebody set for
+  /// the export are not for this device.
+  ///
+  /// - Parameters:
+  ///   - format: whose engine it is, `coreml` or `executorch`.
+  public init(_ verification: Verification?, format: String, modality: GoldenEntry.Modality) {
+    let engines = [format, "\(format)-evaluator"]
+    let recorded = (verification?.measures ?? []).filter {
+      $0.check == "goldens" && engines.contains($0.engine ?? "") && $0.modality == modality.rawValue
+        && ($0.note ?? "").contains("in torch")
+    }
+    func bound(_ name: String) -> Double { recorded.first { $0.name == name }?.bound ?? 0 }
+    meanKL = max(meanKL, bound("golden_kl_mean"))
+    rms = max(rms, bound("golden_rms"))
+    allowsOtherTokens = bound("golden_greedy") > 0
+  }
+}
