@@ -98,11 +98,14 @@ def _shipped(job: Job, engine: Engine, want: Readings, got: Readings, in_torch: 
     if overflows := not np.isfinite(torch_kl).all():  # then it excuses nothing
         in_torch, torch_kl = want, np.zeros_like(torch_kl)
         job.skipped[f"{engine.name} beside {_torch(engine)}"] = "that overflows: the table's bounds hold as they are"
+    beside = [
+        f"{_torch(engine)} {'overflows' if overflows else f'{some:.1e}'}" for some in (torch_kl.mean(), torch_kl.max())
+    ]
     gate = replace(job.gates["kl_mean"], bound=max(job.gates["kl_mean"].bound, SLACK * float(torch_kl.mean())))
-    yield measure("kl_mean", float(kl.mean()), gate, f"{len(kl)} positions, {_torch(engine)} {torch_kl.mean():.1e}")
+    yield measure("kl_mean", float(kl.mean()), gate, f"{len(kl)} positions, {beside[0]}")
     if engine.half and not overflows:
         yield measure("kl_fp16", float(kl.mean() / torch_kl.mean()))
-    largest = measure("kl_max", float(kl.max()), note=f"{_torch(engine)} {torch_kl.max():.1e}")
+    largest = measure("kl_max", float(kl.max()), note=beside[1])
     yield largest.model_copy(update={"series": _series(got, kl)}) if got.modality == LONG else largest
     yield measure("rms", metrics.relative_rms(want.logits, got.logits))
     yield measure("largest_difference", metrics.largest_difference(want.logits, got.logits), note="logits")
