@@ -73,7 +73,7 @@ def quantize(
     _refuse_unfit(source, recipe)
     given, budget = _roundings_given(source, recipe), _budget(recipe, budget)
     corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
-    work = _Work(source, recipe, name, given, corpus, budget, _plan(source, recipe, corpus, budget))
+    work = _Work(source, recipe, name, folder, given, corpus, budget, _plan(source, recipe, corpus, budget))
     if (record := read_record(folder)) and record.plan == work.plan:
         return _refreshed(source, record, name, folder)
     with locked(folder) as partial:
@@ -90,6 +90,7 @@ class _Work:
     source: Source
     recipe: Recipe
     name: str
+    folder: Path  # of the result
     given: Mapping[str, Rounding]  # by name of weight, where the source decides
     corpus: Corpus | None  # to calibrate on
     budget: Budget | None
@@ -116,7 +117,7 @@ def _make(work: _Work, partial: Path) -> QuantizationRecord:
     """All of the checkpoint, in `partial`."""
     source, recipe = work.source, work.recipe
     _start_or_resume(partial, work.plan)
-    require_space(partial.parent, quantized_bytes(source, recipe), "the quantized checkpoint")
+    require_space(work.folder, quantized_bytes(source, recipe), "the quantized checkpoint")
     prepared = Prepared(recipe, [])
     if work.corpus:
         prepared = prepare(source, recipe, work.corpus, work.budget, partial / CALIBRATED)

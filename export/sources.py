@@ -28,9 +28,8 @@ LAYERS = 512  # ten times as many as the 12B has: a config that asks for a billi
 MAPPED = 2**28  # bytes read, after which files are opened anew
 COMPARED = 2**24  # weights of a head that are held against the embedding at once
 PART = re.compile(r"\.weight_(packed|scale|shape|zero_point|g_idx)$")  # of a packed weight
-ACTIVATIONS = re.compile(
-    r"\.(input|output|[qkv])_(scale|zero_point|global_scale)$"
-)  # how to round what enters a module
+# How to round what enters a module.
+ACTIVATIONS = re.compile(r"\.(input|output|[qkv])_(scale|zero_point|global_scale)$")
 UNQUANTIZED = "choose the unquantized checkpoint"
 
 
@@ -168,9 +167,7 @@ def _empty_model(config: Any) -> Any:
 def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """What a checkpoint of this config must hold; raises UserError for a config of no model."""
     model = _empty_model(config)
-    tied = (
-        model.all_tied_weights_keys
-    )  # empty unless the config's own tie_word_embeddings says so, not its text_config's
+    tied = model.all_tied_weights_keys  # none unless the whole model's config says so, not its text_config
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 

@@ -217,3 +217,15 @@ def test_another_run_is_not_disturbed(source: Path, tmp_path: Path) -> None:
     with folders.locked(tmp_path / "out"), pytest.raises(UserError, match="another run is writing"):
         run(source, tmp_path / "out")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "first"
+
+
+def test_room_that_an_interrupted_run_took_is_not_asked_for_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when all weights were written, on a disk that they have filled."""
+    assert kill_while_ending(source, tmp_path / "out", 0)
+    (tmp_path / ".out.partial" / RECORD).unlink()
+    monkeypatch.setattr("export.folders.shutil.disk_usage", lambda path: type("usage", (), {"free": 0}))
+    with pytest.raises(UserError, match="the quantized checkpoint needs"):
+        run(source, tmp_path / "other")
+    assert run(source, tmp_path / "out").tensors
