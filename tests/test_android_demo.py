@@ -67,6 +67,7 @@ def test_the_demo_passes_its_checks_of_resources() -> None:
         ("app/src/main/res/values/strings.xml", "</resources>", "", "XML is well formed"),
         ("gradle/libs.versions.toml", "compose-material3 =", "material3 =", "Gradle files"),
         ("settings.gradle.kts", '":core"', '":heart"', "Gradle files"),
+        ("gradle/libs.versions.toml", 'onnxruntime = "1.32.0"', 'onnxruntime = "1.24.3"', "releases of the engines"),
         ("core/src/main/kotlin/bundle/Paths.kt", "package", "// URL(\npackage", "only the download uses the network"),
     ],
 )

@@ -13,6 +13,8 @@ PERMISSIONS = {"INTERNET", "FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC",
 NETWORK = re.compile(r"\b(HttpURLConnection|openConnection|Socket\(|URL\()")
 DOWNLOAD = "core/src/main/kotlin/download"  # the only code that may open a connection
 PACKAGE = "dev.gemma4edge.app"
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+ENGINES = "executorch", "onnxruntime"  # by the names that the version catalog and PyPI both have for them
 
 
 def check(demo: Path) -> Iterator[Outcome]:
@@ -22,6 +24,7 @@ def check(demo: Path) -> Iterator[Outcome]:
     yield verdict("references to resources", list(_dangling(demo)))
     yield verdict("only the download uses the network", list(_network_elsewhere(demo)))
     yield verdict("Gradle files", list(_gradle_faults(demo)))
+    yield verdict("releases of the engines", list(_release_faults(demo)))
 
 
 def resource_ids(folder: Path, out: Path) -> Path:
@@ -115,3 +118,17 @@ def _gradle_faults(demo: Path) -> Iterator[str]:
     yield from (
         f"module {name} has no build.gradle.kts" for name in modules if not (demo / name / "build.gradle.kts").exists()
     )
+
+
+def _release_faults(demo: Path) -> Iterator[str]:
+    """Bundles are lowered for the releases that pyproject.toml pins, so the app must hold the very same."""
+    catalog = demo / "gradle/libs.versions.toml"
+    held = tomllib.loads(catalog.read_text())["versions"]
+    wanted = tomllib.loads(PROJECT.read_text())["project"]["dependencies"]
+    pins = dict(name.split("==") for name in wanted if "==" in name)
+    for engine in ENGINES:
+        if held.get(engine) != pins.get(engine):
+            yield (
+                f"{engine} is {held.get(engine)} in {catalog.relative_to(demo)} and {pins.get(engine)} in "
+                f'{PROJECT.name}: write {engine} = "{pins.get(engine)}" into the former'
+            )
