@@ -17,7 +17,7 @@ CALL, NO_CALL = "module.resetContext()", "module.resetContent()"  # one of LlmMo
 
 
 NOT_CHECKED = """not checked, as only stubs of them are here: androidx.activity, androidx.core (notifications,
-FileProvider), ApplicationExitInfo and ServiceInfo of later levels (app/src/main/kotlin/newer);
+FileProvider), ApplicationExitInfo, ServiceInfo and Service of later levels;
 Compose is that of the desktop, android.jar of API 23; Gradle did not run, and nothing was linked, dexed or run"""
 
 

@@ -3,6 +3,9 @@ package androidx.activity
 
 import androidx.activity.result.ActivityResultLauncher
 import androidx.activity.result.contract.ActivityResultContract
+import androidx.lifecycle.ViewModel
+import androidx.lifecycle.ViewModelProvider
+import androidx.lifecycle.viewmodel.CreationExtras
 
 @Suppress("UNUSED_PARAMETER")
 open class ComponentActivity : android.app.Activity() {
@@ -11,3 +14,11 @@ open class ComponentActivity : android.app.Activity() {
         callback: (O) -> Unit
     ): ActivityResultLauncher<I> = TODO()
 }
+
+fun ComponentActivity.enableEdgeToEdge(): Unit = TODO()
+
+@Suppress("UNUSED_PARAMETER")
+inline fun <reified VM : ViewModel> ComponentActivity.viewModels(
+    noinline extrasProducer: (() -> CreationExtras)? = null,
+    noinline factoryProducer: (() -> ViewModelProvider.Factory)? = null
+): Lazy<VM> = TODO()

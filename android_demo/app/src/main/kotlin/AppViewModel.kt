@@ -61,6 +61,9 @@ class AppViewModel private constructor(
 
     fun microphoneAllowed() = chat.startRecording()
 
+    /** There is no camera, for example. */
+    fun nobodyAnswers() = shared.notice("No app on this device can do that.")
+
     override fun onCleared() {
         shared.scope.cancel()
         shared.release()

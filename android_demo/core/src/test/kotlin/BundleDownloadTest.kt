@@ -139,6 +139,14 @@ class BundleDownloadTest {
     }
 
     @Test
+    fun `a manifest without end is refused before anything is written`() {
+        served["manifest.json"] = manifest(files).toByteArray() + ByteArray(5 shl 20) { ' '.code.toByte() }
+        val error = assertThrows(BundleException::class.java) { BundleDownload(UrlHttp()).fetch(url, target) }
+        assertTrue(error.message, "4 MiB" in error.message!!)
+        assertEquals(emptyList<String>(), folder.root.list()!!.toList())
+    }
+
+    @Test
     fun `a bundle that no disk holds is refused with numbers`() {
         served["manifest.json"] = manifest(files).replace("\"size\":2,", "\"size\":${1L shl 52},").toByteArray()
         val error = assertThrows(IOException::class.java) { BundleDownload(UrlHttp()).fetch(url, target) }

@@ -82,5 +82,6 @@ class ManifestTest {
         File(bundle, "other").writeText("hellO")
         val files = listOf("right", "short", "other", "missing").map { BundleFile(it, 5, sha256(right)) }
         assertEquals(listOf("short", "other", "missing"), verifyFiles(bundle, files).map { it.path })
+        assertEquals(listOf("short", "missing"), unfinishedFiles(bundle, files).map { it.path })
     }
 }

@@ -39,7 +39,7 @@ class MediaTest {
 
     @Test
     fun `colours of a bitmap become planes`() {
-        val pixels = Pixels.of(ImageSize(2, 1), intArrayOf(0xFF0080FF.toInt(), 0xFFFF0000.toInt()))
+        val pixels = Pixels.of(Picture(ImageSize(2, 1), intArrayOf(0xFF0080FF.toInt(), 0xFFFF0000.toInt())))
         assertArrayEquals(floatArrayOf(0f, 1f, 128 / 255f, 0f, 1f, 0f), pixels.values, 0f)
     }
 

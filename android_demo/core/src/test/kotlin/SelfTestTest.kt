@@ -57,10 +57,11 @@ class SelfTestTest {
             assertEquals(name, case.at("near_ties").ints(), found.greedy.nearTies)
             assertEquals(name, case.at("errors").ints(), found.greedy.errors)
             case.at("kl").doubles().zip(found.kl) { wanted, got -> assertNear(name, wanted, got) }
-            assertNear(name, case.double("kl_mean"), found.klMean)
+            val judged = judge(listOf(found))
+            assertNear(name, case.double("kl_mean"), judged.klMean)
             assertNear(name, case.double("rms"), found.rms)
             assertNear(name, case.double("largest"), found.largest)
-            assertEquals(name, case.boolean("passed"), found.passed)
+            assertEquals(name, case.boolean("passed"), judged.passed)
         }
     }
 
@@ -82,19 +83,28 @@ class SelfTestTest {
             measure("onnxruntime", "golden_greedy", 1.0, "in torch 1")
         )
         val verification = Verification(emptyList(), emptyMap(), measures = measures, passed = true)
-        assertEquals(Bounds(0.02, RMS, false), bounds(verification, "executorch", Modality.TEXT))
-        assertEquals(Bounds(KL_MEAN, RMS, true), bounds(verification, "onnx", Modality.TEXT))
+        assertEquals(Bounds(0.0, 0.02, RMS), bounds(verification, "executorch", Modality.TEXT))
+        assertEquals(Bounds(1.0, KL_MEAN, RMS), bounds(verification, "onnx", Modality.TEXT))
         assertEquals("control: another modality", Bounds(), bounds(verification, "onnx", Modality.IMAGE))
         assertEquals("control: never verified", Bounds(), bounds(null, "onnx", Modality.TEXT))
     }
 
     @Test
-    fun `a wider bound is held to`() {
-        val off = GoldenResult("golden", GreedyMatch(1, emptyList(), listOf(0)), listOf(0.01), 0.02, 0.1)
-        assertEquals(false, off.passed)
-        assertEquals(true, off.copy(bounds = Bounds(0.02, RMS, true)).passed)
-        assertEquals(false, off.copy(bounds = Bounds(0.02, 0.01, true)).passed)
+    fun `goldens of a modality are judged together`() {
+        val short = GoldenResult("short", GreedyMatch(1, emptyList(), listOf(0)), listOf(0.012), 0.01, 0.1)
+        val long = GoldenResult("long", GreedyMatch(3, emptyList(), emptyList()), listOf(0.0, 0.002, 0.002), 0.02, 0.1)
+        val both = judge(listOf(short, long), Bounds(greedy = 1.0))
+        assertEquals(1 to 0.02, both.greedy to both.rms)
+        assertNear("each step counts, whichever golden it is of", 0.004, both.klMean)
+        assertEquals("the mean may pass where one golden alone does not", emptyList<String>(), both.failing)
+        assertEquals(listOf("mean KL"), named(judge(listOf(short), Bounds(greedy = 1.0))))
+        assertEquals(listOf("relative rms"), named(judge(listOf(short, long), Bounds(greedy = 1.0, rms = 0.015))))
+        val twice = judge(listOf(short, short, long, long, long), Bounds(greedy = 1.0))
+        assertEquals("one is excused, not all", listOf("other tokens"), named(twice))
+        assertEquals("NaN passes nowhere", false, judge(listOf(long.copy(rms = Double.NaN), long)).passed)
     }
+
+    private fun named(judged: Judgement) = judged.failing.map { it.split(' ').take(2).joinToString(" ") }
 
     @Test
     fun `tensors are read as they were written`() {

@@ -25,4 +25,20 @@ class StepsTest {
     fun `an image that no step holds is refused`() {
         assertThrows(IllegalArgumentException::class.java) { steps(BooleanArray(25) { true }, longest = 24) }
     }
+
+    @Test
+    fun `a clip is cut into pieces that a step holds, and nothing is lost`() {
+        val clip = Frames(FloatArray(7 * 2) { it.toFloat() }, width = 2)
+        val pieces = clip.cut(longest = 3)
+        assertEquals(listOf(3, 3, 1), pieces.map { it.count })
+        assertEquals(clip.values.toList(), pieces.flatMap { it.values.toList() })
+        assertEquals("what fits stays whole", 1, clip.cut(longest = 7).size)
+    }
+
+    @Test
+    fun `an image that no encoder holds is refused`() {
+        requireSide(side = 32, longest = 32)
+        val error = assertThrows(IllegalArgumentException::class.java) { requireSide(side = 33, longest = 32) }
+        assertTrue(error.message, "33" in error.message!! && "crop it" in error.message!!)
+    }
 }

@@ -2,8 +2,11 @@ package dev.gemma4edge.ui
 
 import androidx.compose.foundation.isSystemInDarkTheme
 import androidx.compose.foundation.layout.Column
+import androidx.compose.foundation.layout.consumeWindowInsets
 import androidx.compose.foundation.layout.fillMaxSize
+import androidx.compose.foundation.layout.imePadding
 import androidx.compose.foundation.layout.padding
+import androidx.compose.foundation.layout.statusBarsPadding
 import androidx.compose.material3.AlertDialog
 import androidx.compose.material3.ExperimentalMaterial3Api
 import androidx.compose.material3.MaterialTheme
@@ -22,7 +25,8 @@ import androidx.compose.ui.Modifier
 fun App(state: AppState, events: Events) {
     MaterialTheme(if (isSystemInDarkTheme()) darkColorScheme() else lightColorScheme()) {
         Scaffold(topBar = { Tabs(state.screen, events::show) }) { inner ->
-            Column(Modifier.padding(inner).fillMaxSize()) {
+            // Android 15 draws apps under its bars and the keyboard, which must not be padded for twice.
+            Column(Modifier.padding(inner).consumeWindowInsets(inner).imePadding().fillMaxSize()) {
                 when (state.screen) {
                     Screen.MODELS -> ModelsScreen(state.models, events)
                     Screen.CHAT -> ChatScreen(state.chat, events)
@@ -38,7 +42,7 @@ fun App(state: AppState, events: Events) {
 @OptIn(ExperimentalMaterial3Api::class)
 @Composable
 private fun Tabs(selected: Screen, show: (Screen) -> Unit) {
-    PrimaryTabRow(selectedTabIndex = selected.ordinal) {
+    PrimaryTabRow(selectedTabIndex = selected.ordinal, Modifier.statusBarsPadding()) {
         Screen.entries.forEach { screen ->
             Tab(selected = screen == selected, onClick = { show(screen) }, text = { Text(screen.title, maxLines = 1) })
         }

@@ -27,7 +27,7 @@ import androidx.compose.ui.unit.dp
 @Composable
 fun ChatScreen(state: ChatState, events: ChatEvents) {
     if (state.model == null) {
-        Text("Load a model first.", Modifier.padding(16.dp))
+        Text(state.refusal ?: "Load a model first.", Modifier.padding(16.dp))
         return
     }
     Column(Modifier.fillMaxSize()) {

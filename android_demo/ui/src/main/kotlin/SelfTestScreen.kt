@@ -34,13 +34,13 @@ fun SelfTestScreen(state: SelfTestState, events: MeasureEvents) {
 @Composable
 private fun Result(row: GoldenRow) {
     val (mark, colour) = when (row.passed) {
-        true -> "passed" to MaterialTheme.colorScheme.primary
-        false -> "failed" to MaterialTheme.colorScheme.error
-        null -> "not compared" to MaterialTheme.colorScheme.outline
+        true -> ": passed" to MaterialTheme.colorScheme.primary
+        false -> ": failed" to MaterialTheme.colorScheme.error
+        null -> "" to MaterialTheme.colorScheme.outline
     }
     Card(Modifier.fillMaxWidth()) {
         Column(Modifier.padding(12.dp)) {
-            Text("${row.name}: $mark", color = colour)
+            Text("${row.name}$mark", color = colour)
             Text(row.detail, style = MaterialTheme.typography.bodySmall)
         }
     }

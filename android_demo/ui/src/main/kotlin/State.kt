@@ -11,7 +11,10 @@ data class AppState(
     val bench: BenchState = BenchState(),
     val selfTest: SelfTestState = SelfTestState(),
     val notice: String? = null
-)
+) {
+    /** Something goes on that a phone would slow down or end once its screen is off. */
+    val working get() = models.busy != null || chat.writing || bench.running || selfTest.running
+}
 
 /** Bundles on the device, and how one comes there. */
 data class ModelsState(
@@ -44,9 +47,10 @@ data class DownloadItem(
 /** A bundle that does not fit the device, with the numbers in [text]. */
 data class LoadWarning(val path: String, val engine: String, val text: String)
 
-/** A conversation. */
+/** A conversation; [refusal] says why there can be none with the model that is loaded. */
 data class ChatState(
     val model: String? = null,
+    val refusal: String? = null,
     val turns: List<ChatTurn> = emptyList(),
     val attachments: List<String> = emptyList(),
     val takesImages: Boolean = false,
@@ -88,5 +92,5 @@ data class SelfTestState(
     val verdict: String = ""
 )
 
-/** One golden; [passed] is null where the engine cannot be asked. */
+/** A golden, or all of a modality, which [passed] is about. */
 data class GoldenRow(val name: String, val passed: Boolean?, val detail: String)

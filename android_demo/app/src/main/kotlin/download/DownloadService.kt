@@ -13,6 +13,7 @@ import dev.gemma4edge.core.download.UrlHttp
 import java.io.File
 import java.io.IOException
 import java.io.InterruptedIOException
+import java.net.SocketTimeoutException
 import java.util.concurrent.Executors
 
 private const val TOLD_EVERY = 500L // milliseconds
@@ -40,6 +41,14 @@ class DownloadService : Service() {
         return START_NOT_STICKY
     }
 
+    /** Android 15 lets such services run for six hours of a day, and ends an app whose service does not stop then. */
+    override fun onTimeout(startId: Int, fgsType: Int) {
+        wanted = false
+        val state = Downloads.state.value
+        Downloads.tell(state?.copy(running = false, fault = "Android stops downloads after six hours: go on with it."))
+        stopSelf()
+    }
+
     override fun onDestroy() {
         wanted = false
         worker.shutdown()
@@ -49,6 +58,8 @@ class DownloadService : Service() {
         val fault = try {
             BundleDownload(UrlHttp(), { wanted }, Teller(url)::invoke).fetch(url, target)
             null
+        } catch (_: SocketTimeoutException) { // an InterruptedIOException too, but nobody's wish
+            "the server stopped answering: go on with the download, it continues there"
         } catch (_: InterruptedIOException) {
             ""
         } catch (error: IOException) {

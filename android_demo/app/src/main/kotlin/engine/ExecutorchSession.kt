@@ -7,6 +7,7 @@ import dev.gemma4edge.core.session.Frames
 import dev.gemma4edge.core.session.ModelInputs
 import dev.gemma4edge.core.session.Patches
 import dev.gemma4edge.core.session.Session
+import dev.gemma4edge.core.session.requireSide
 import dev.gemma4edge.core.session.steps
 import java.io.File
 import org.pytorch.executorch.EValue
@@ -24,9 +25,8 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
     override var position = 0
         private set
 
-    private val module = asking { Module.load(File(bundle, "executorch/model.pte").path, Module.LOAD_MODE_MMAP) }
-    private val context = constant("get_max_context_len")
-    private val longest = constant("get_max_step")
+    private val module = openProgram(bundle)
+    private val limits = ProgramLimits.of(module)
 
     /** Slots that this sequence has not written yet are hidden by their positions, whatever they hold. */
     override fun reset() {
@@ -35,14 +35,14 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
 
     override fun prefill(inputs: ModelInputs): FloatArray = asking {
         val count = inputs.ids.size
-        if (position + count > context) {
-            throw EngineException("${position + count} positions do not fit the context of $context: say less")
+        if (position + count > limits.context) {
+            throw EngineException("${position + count} positions do not fit the context of ${limits.context}: say less")
         }
         val rows = embed(inputs)
         val width = rows.size / count
         var logits = FloatArray(0)
         val inside = BooleanArray(count) { rows[(it + 1) * width - 1] > 0 }
-        for (step in steps(inside, longest)) {
+        for (step in steps(inside, limits.step)) {
             logits = decode(rows.copyOfRange(step.first * width, (step.last + 1) * width), step.count())
         }
         logits
@@ -63,7 +63,7 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
     private fun embed(inputs: ModelInputs): FloatArray {
         val placeholders = setOfNotNull(tokens.image, tokens.audio)
         val ids = inputs.ids.map { if (it in placeholders) tokens.pad else it }.map(Int::toLong)
-        val rows = ids.chunked(longest).map { embedTokens(it.toLongArray()) }.reduce(FloatArray::plus)
+        val rows = ids.chunked(limits.step).map { embedTokens(it.toLongArray()) }.reduce(FloatArray::plus)
         val width = rows.size / ids.size
         place(rows, width, inputs.ids, tokens.image, inputs.images.map { embedImage(it, width) })
         place(rows, width, inputs.ids, tokens.audio, inputs.clips.map(::embedClip))
@@ -82,6 +82,7 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
 
     /** The encoder answers for the whole grid; an image has some of its cells. */
     private fun embedImage(patches: Patches, width: Int): FloatArray {
+        requireSide(patches.cells.max() + 1, limits.imageSide)
         val image = Pixels.join(patches)
         val shape = longArrayOf(1, 3, image.size.height.toLong(), image.size.width.toLong())
         val grid = run("vision_encoder", Tensor.fromBlob(image.values, shape))
@@ -96,8 +97,6 @@ class ExecutorchSession(bundle: File, private val tokens: Tokens) : Session {
         val shape = longArrayOf(1, frames.count.toLong(), frames.width.toLong())
         return run("audio_encoder", Tensor.fromBlob(frames.values, shape))
     }
-
-    private fun constant(name: String): Int = asking { module.execute(name)[0].toInt().toInt() }
 
     private fun run(method: String, vararg inputs: Tensor): FloatArray {
         val values = inputs.map { EValue.from(it) }.toTypedArray()

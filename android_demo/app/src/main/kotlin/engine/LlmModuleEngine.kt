@@ -7,7 +7,10 @@ import dev.gemma4edge.core.chat.Engine
 import dev.gemma4edge.core.chat.EngineException
 import dev.gemma4edge.core.chat.Generation
 import dev.gemma4edge.core.chat.RunnerStats
+import dev.gemma4edge.core.media.ImageSize
+import dev.gemma4edge.core.prompt.Part
 import dev.gemma4edge.core.prompt.Segment
+import dev.gemma4edge.core.session.requireSide
 import dev.gemma4edge.core.text.Tokenizer
 import dev.gemma4edge.core.text.cut
 import java.io.File
@@ -17,30 +20,36 @@ import org.pytorch.executorch.extension.llm.LlmGenerationConfig
 import org.pytorch.executorch.extension.llm.LlmModule
 import org.pytorch.executorch.extension.llm.LlmModuleConfig
 
-/** Positions that every `.pte` takes in one call; text is handed over in parts of so many tokens. */
-private const val STEP = 256
-
 /** The runner refuses higher temperatures. */
 private const val HOTTEST = 1f
 
 /**
  * ExecuTorch's stock multimodal runner. It takes a temperature but neither top-k nor top-p, suppresses no tokens, and
- * opens one sequence, which goes on from call to call.
+ * opens one sequence, which goes on from call to call. It calls the decoder once for each part of a prompt, so text and
+ * sound are handed over in parts of a step.
  *
  * Weights are mapped, not read, and never locked.
+ *
+ * @param cell pixels along the side of an image's soft token, where the model takes images.
  */
-class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val tokenizer: Tokenizer) : Engine {
+class LlmModuleEngine(
+    bundle: File,
+    private val manifest: Manifest,
+    private val tokenizer: Tokenizer,
+    private val cell: Int?
+) : Engine {
     override val name = "LlmModule"
     override val suppresses = false
 
     @Volatile
     private var stopped = false
 
+    private val limits = ProgramLimits.of(bundle)
     private val module = asking {
         LlmModule(
             LlmModuleConfig
                 .create()
-                .modulePath(File(bundle, "executorch/model.pte").path)
+                .modulePath(programFile(bundle).path)
                 .tokenizerPath(File(bundle, "tokenizer.json").path)
                 .modelType(LlmModuleConfig.MODEL_TYPE_MULTIMODAL)
                 .loadMode(LlmModuleConfig.LOAD_MODE_MMAP)
@@ -50,7 +59,13 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
         ).also { it.load() }
     }
 
-    override fun reset() = module.resetContext()
+    override var sequence = Any()
+        private set
+
+    override fun reset() {
+        sequence = Any()
+        asking { module.resetContext() }
+    }
 
     override fun generate(
         segments: List<Segment>,
@@ -81,8 +96,16 @@ class LlmModuleEngine(bundle: File, private val manifest: Manifest, private val 
         .temperature(if (sampling.doSample) sampling.temperature.toFloat().coerceAtMost(HOTTEST) else 0f)
         .build()
 
-    private fun parts(segment: Segment): List<Segment> =
-        if (segment is Segment.Text) tokenizer.cut(segment.text, STEP).map { Segment.Text(it) } else listOf(segment)
+    private fun parts(segment: Segment): List<Segment> = when (segment) {
+        is Segment.Text -> tokenizer.cut(segment.text, limits.step).map { Segment.Text(it) }
+        is Segment.Clip -> segment.clip.frames.cut(limits.step).map { Segment.Clip(Part.Clip(it)) }
+        is Segment.Image -> listOf(segment.also { requireFits(it.image.pixels.size) })
+    }
+
+    private fun requireFits(image: ImageSize) {
+        val side = maxOf(image.width, image.height)
+        requireSide(side / requireNotNull(cell) { "this model takes no images" }, limits.imageSide)
+    }
 
     private fun takeIn(segment: Segment) = when (segment) {
         is Segment.Text -> module.prefillPrompt(segment.text)

@@ -9,10 +9,16 @@ import kotlinx.serialization.json.Json
 @Serializable
 internal data class OnnxConfig(val model: Model, val search: Search) {
     @Serializable
-    data class Model(val decoder: Graph, val embedding: Graph, val vision: Graph? = null, val speech: Graph? = null)
+    data class Model(
+        val decoder: Graph,
+        val embedding: Graph? = null,
+        val vision: Graph? = null,
+        val speech: Graph? = null
+    )
 
+    /** Without a file where the model has no such input: the engine's configuration must name the part all the same. */
     @Serializable
-    data class Graph(val filename: String, @SerialName("sliding_window") val window: Window? = null)
+    data class Graph(val filename: String = "", @SerialName("sliding_window") val window: Window? = null)
 
     @Serializable
     data class Window(@SerialName("window_size") val size: Int = 0, @SerialName("cache_slack") val slack: Int = 0)

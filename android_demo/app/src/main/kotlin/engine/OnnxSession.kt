@@ -3,7 +3,6 @@ package dev.gemma4edge.app.engine
 import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
-import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.TensorInfo
 import dev.gemma4edge.core.bundle.Tokens
@@ -35,19 +34,26 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
     private val folder = File(bundle, "onnx")
     private val config = OnnxConfig.read(folder)
     private val environment = OrtEnvironment.getEnvironment()
-    private val decoder = open(config.model.decoder)
-    private val embedding = open(config.model.embedding)
-    private val vision by lazy { open(required(config.model.vision, "images")) }
-    private val speech by lazy { open(required(config.model.speech, "sound")) }
-    private var caches = OnnxCaches(environment, decoder, config, scratch)
+    private val graphs = OnnxGraphs(environment, folder, config.model)
+    private var caches = openAll()
 
-    override fun reset() {
+    /** What every prompt needs, or nothing: whoever gets no session cannot close it. */
+    private fun openAll(): OnnxCaches = try {
+        askingOnnx { emptyCaches().also { graphs.embedding } }
+    } catch (error: Throwable) {
+        graphs.close()
+        throw error
+    }
+
+    private fun emptyCaches() = OnnxCaches(environment, graphs.decoder, config, scratch)
+
+    override fun reset() = askingOnnx {
         caches.close()
-        caches = OnnxCaches(environment, decoder, config, scratch)
+        caches = emptyCaches()
         position = 0
     }
 
-    override fun prefill(inputs: ModelInputs): FloatArray = try {
+    override fun prefill(inputs: ModelInputs): FloatArray = askingOnnx {
         val count = inputs.ids.size
         if (position + count > config.search.context) {
             throw EngineException(
@@ -62,22 +68,19 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
             logits = decode(ids.sliceArray(step), rows.copyOfRange(step.first * width, (step.last + 1) * width))
         }
         logits
-    } catch (error: OrtException) {
-        throw EngineException("ONNX Runtime: ${error.message?.lineSequence()?.first()}", error)
     }
 
-    override fun close() {
+    override fun close() = askingOnnx {
         caches.close()
-        listOf(decoder, embedding).forEach(OrtSession::close)
+        graphs.close()
     }
 
-    /** `[positions, width]` */
+    /** `[positions, width]`, or of nothing where the decoder takes ids alone. */
     private fun embed(ids: LongArray, images: List<FloatArray>, clips: List<FloatArray>): FloatArray {
+        val embedding = graphs.embedding ?: return FloatArray(0)
         val given = mapOf("image_features" to images, "audio_features" to clips)
         val feeds = embedding.inputInfo.mapValues { (name, node) ->
-            if (name ==
-                "input_ids"
-            ) {
+            if (name == "input_ids") {
                 longs(ids, 1, ids.size.toLong())
             } else {
                 soft(given.getValue(name), node.info as TensorInfo)
@@ -102,13 +105,15 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
             "attention_mask" to { longs(LongArray(end) { 1 }, 1, end.toLong()) },
             "position_ids" to { longs(LongArray(ids.size) { (position + it).toLong() }, 1, count) }
         )
-        val feeds = step.filterKeys { it in decoder.inputNames }.mapValues { (_, make) -> make() }
-        val logits = run(decoder, feeds, "logits", caches)
+        val feeds = step.filterKeys { it in graphs.decoder.inputNames }.mapValues { (_, make) -> make() }
+        val logits = run(graphs.decoder, feeds, "logits", caches)
         position = end
         return logits.copyOfRange(logits.size - vocabulary, logits.size)
     }
 
-    private val vocabulary = (decoder.outputInfo.getValue("logits").info as TensorInfo).shape.last().toInt()
+    private val vocabulary by lazy {
+        (graphs.decoder.outputInfo.getValue("logits").info as TensorInfo).shape.last().toInt()
+    }
 
     private fun features(image: Patches): FloatArray {
         val count = image.count.toLong()
@@ -117,7 +122,7 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
             "pixel_values" to floats(image.values, 1, count, image.width.toLong()),
             "pixel_position_ids" to longs(cells, 1, count, 2)
         )
-        return run(vision, feeds, "image_features")
+        return run(graphs.vision, feeds, "image_features")
     }
 
     private fun features(clip: Frames): FloatArray {
@@ -128,7 +133,7 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
             "input_features_mask" to
                 OnnxTensor.createTensor(environment, there, longArrayOf(1, count), OnnxJavaType.BOOL)
         )
-        return run(speech, feeds, "audio_features")
+        return run(graphs.speech, feeds, "audio_features")
     }
 
     private fun run(
@@ -151,10 +156,4 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
 
     private fun floats(values: FloatArray, vararg shape: Long) =
         OnnxTensor.createTensor(environment, FloatBuffer.wrap(values), shape)
-
-    private fun open(graph: OnnxConfig.Graph): OrtSession =
-        environment.createSession(File(folder, graph.filename).path, OrtSession.SessionOptions())
-
-    private fun required(graph: OnnxConfig.Graph?, what: String): OnnxConfig.Graph =
-        graph ?: throw EngineException("this model takes no $what")
 }

@@ -8,19 +8,36 @@ import android.media.ExifInterface
 import android.net.Uri
 import dev.gemma4edge.core.media.ImageProcessor
 import dev.gemma4edge.core.media.ImageSize
+import dev.gemma4edge.core.media.Picture
 import dev.gemma4edge.core.media.Pixels
 import dev.gemma4edge.core.media.targetSize
 import java.io.File
 import java.io.IOException
 
-/** Longest side, in pixels, that is decoded: the model sees fewer. */
+/**
+ * Longest side, in pixels, that is decoded; of a longer one a half, a quarter and so on. The model sees fewer, and a
+ * photo of 48 megapixels would take 192 MB, and as much again to be turned.
+ */
 private const val LONGEST = 4096
 
-/**
- * Images in the size that the model takes, turned upright.
- *
- * Android scales with bilinear filtering where the checkpoint's processor is bicubic, so pixels differ a little.
- */
+/** What turns an image upright, by the EXIF orientation that it was stored with. */
+private val TURNS: Map<Int, Matrix.() -> Unit> = mapOf(
+    ExifInterface.ORIENTATION_FLIP_HORIZONTAL to { setScale(-1f, 1f) },
+    ExifInterface.ORIENTATION_ROTATE_180 to { setRotate(180f) },
+    ExifInterface.ORIENTATION_FLIP_VERTICAL to { setScale(1f, -1f) },
+    ExifInterface.ORIENTATION_TRANSPOSE to {
+        setRotate(90f)
+        postScale(-1f, 1f)
+    },
+    ExifInterface.ORIENTATION_ROTATE_90 to { setRotate(90f) },
+    ExifInterface.ORIENTATION_TRANSVERSE to {
+        setRotate(270f)
+        postScale(-1f, 1f)
+    },
+    ExifInterface.ORIENTATION_ROTATE_270 to { setRotate(270f) }
+)
+
+/** Images in the size that the model takes, turned upright. */
 class Images(private val resolver: ContentResolver, private val scratch: File) {
     /** @throws IOException there is no image. */
     fun read(uri: Uri, processor: ImageProcessor): Pixels {
@@ -37,33 +54,23 @@ class Images(private val resolver: ContentResolver, private val scratch: File) {
     private fun decode(file: File): Bitmap {
         val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
         BitmapFactory.decodeFile(file.path, options)
-        options.inSampleSize =
-            Integer.highestOneBit((maxOf(options.outWidth, options.outHeight) / LONGEST).coerceAtLeast(1))
+        val longest = maxOf(options.outWidth, options.outHeight)
+        options.inSampleSize = generateSequence(1) { 2 * it }.first { longest <= it * LONGEST }
         options.inJustDecodeBounds = false
         return BitmapFactory.decodeFile(file.path, options) ?: throw IOException("this is no image: choose another")
     }
 
     private fun upright(bitmap: Bitmap, file: File): Bitmap {
-        val turn = Matrix()
-        when (
-            ExifInterface(
-                file.path
-            ).getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)
-        ) {
-            ExifInterface.ORIENTATION_ROTATE_90 -> turn.postRotate(90f)
-            ExifInterface.ORIENTATION_ROTATE_180 -> turn.postRotate(180f)
-            ExifInterface.ORIENTATION_ROTATE_270 -> turn.postRotate(270f)
-            ExifInterface.ORIENTATION_FLIP_HORIZONTAL -> turn.postScale(-1f, 1f)
-            else -> return bitmap
-        }
+        val exif = ExifInterface(file.path)
+        val orientation = exif.getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL)
+        val turn = Matrix().apply(TURNS[orientation] ?: return bitmap)
         return Bitmap.createBitmap(bitmap, 0, 0, bitmap.width, bitmap.height, turn, true)
     }
 
     private fun pixels(bitmap: Bitmap, processor: ImageProcessor): Pixels {
-        val size = targetSize(ImageSize(bitmap.width, bitmap.height), processor)
-        val scaled = Bitmap.createScaledBitmap(bitmap, size.width, size.height, true)
+        val size = ImageSize(bitmap.width, bitmap.height)
         val argb = IntArray(size.width * size.height)
-        scaled.getPixels(argb, 0, size.width, 0, 0, size.width, size.height)
-        return Pixels.of(size, argb)
+        bitmap.getPixels(argb, 0, size.width, 0, 0, size.width, size.height)
+        return Pixels.of(Picture(size, argb).resized(targetSize(size, processor)))
     }
 }

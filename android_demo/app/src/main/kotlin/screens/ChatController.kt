@@ -4,6 +4,7 @@ import android.content.ContentResolver
 import android.net.Uri
 import dev.gemma4edge.app.media.Recorder
 import dev.gemma4edge.core.bench.ProcessMemory
+import dev.gemma4edge.core.bundle.Dialogue
 import dev.gemma4edge.core.bundle.MediaKind
 import dev.gemma4edge.core.chat.Conversation
 import dev.gemma4edge.core.chat.End
@@ -34,17 +35,26 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
 
     /** A model was loaded: its conversation begins. */
     fun begin(loaded: Loaded) {
-        conversation = Conversation(loaded.bundle.dialogue)
-        val kinds = loaded.bundle.dialogue.media.keys
+        val dialogue = loaded.bundle.manifest.dialogue
+        conversation = dialogue?.let(::Conversation)
         attachments = emptyList()
-        change {
-            ChatState(
-                loaded.title,
-                takesImages = MediaKind.IMAGE in kinds,
-                takesAudio = MediaKind.AUDIO in kinds,
-                memory = memory()
-            )
-        }
+        change { if (dialogue == null) refused(loaded) else empty(loaded, dialogue) }
+    }
+
+    private fun empty(loaded: Loaded, dialogue: Dialogue): ChatState {
+        val kinds = if (loaded.bundle.processor == null) emptySet() else dialogue.media.keys
+        return ChatState(
+            loaded.title,
+            takesImages = MediaKind.IMAGE in kinds,
+            takesAudio = MediaKind.AUDIO in kinds,
+            memory = memory()
+        )
+    }
+
+    /** Benchmark and self-test need no template. */
+    private fun refused(loaded: Loaded): ChatState {
+        val why = loaded.bundle.manifest.undescribed["all"].orEmpty()
+        return ChatState(refusal = "The chat template of ${loaded.title} has no plain form: $why")
     }
 
     override fun send(text: String) {
@@ -96,7 +106,7 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
 
     /** The user chose or took an image. */
     fun addImage(uri: Uri) = withModel { loaded ->
-        val pixels = shared.onDisk { shared.images.read(uri, loaded.bundle.processor.imageProcessor) }
+        val pixels = shared.onDisk { shared.images.read(uri, loaded.bundle.requireProcessor().imageProcessor) }
         attach(attachments + Attachment("Image, ${pixels.size.width} × ${pixels.size.height}", Part.Image(pixels)))
     }
 
@@ -111,7 +121,7 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
 
     /** The user allows the microphone. */
     fun startRecording() = withModel { loaded ->
-        val made = Recorder(loaded.bundle.processor).also { recorder = it }
+        val made = Recorder(loaded.bundle.requireProcessor()).also { recorder = it }
         change { it.copy(recording = true) }
         try {
             add(shared.onDisk(made::record), loaded)
@@ -121,7 +131,7 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
     }
 
     private fun add(sound: Sound, loaded: Loaded) {
-        val frames = sound.frames(loaded.bundle.processor)
+        val frames = sound.frames(loaded.bundle.requireProcessor())
         attach(attachments + Attachment("Clip, %.1f s".format(sound.seconds), Part.Clip(frames)))
     }
 
@@ -148,13 +158,13 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
     private suspend fun answer(talk: Conversation, loaded: Loaded, feed: Feed) {
         val sampling = loaded.bundle.manifest.sampling
         val answer = Answer(ReplyReader(loaded.bundle.tokenizer.specialMarks))
-        val taken = shared.onEngine {
+        val (taken, sequence) = shared.onEngine {
             val engine = loaded.engine()
-            if (feed.fromStart) engine.reset()
-            engine.generate(feed.segments, sampling, LONGEST_ANSWER, answer::add)
+            val segments = feed.on(engine)
+            engine.generate(segments, sampling, LONGEST_ANSWER, answer::add) to engine.sequence
         }
         answer.end(taken)
-        talk.answered(answer.reply, answer.written, taken.unseen)
+        talk.answered(answer.reply, answer.written, taken.unseen, sequence)
     }
 
     /** What comes from the engine's thread, on its way to the screen. */

@@ -9,7 +9,6 @@ import dev.gemma4edge.app.engine.EngineKind
 import dev.gemma4edge.app.engine.OpenBundle
 import dev.gemma4edge.app.storage.FolderImport
 import dev.gemma4edge.app.storage.Found
-import dev.gemma4edge.core.bundle.BundleException
 import dev.gemma4edge.core.bundle.Manifest
 import dev.gemma4edge.core.bundle.readManifest
 import dev.gemma4edge.core.bundle.verifyFiles
@@ -90,14 +89,17 @@ class ModelsController(
         shared.notice(told.ifEmpty { "All ${files.size} files are as the manifest says." })
     }
 
-    override fun delete(path: String) = busy("Deleting") {
-        if (shared.loaded?.bundle?.folder ==
-            File(path)
-        ) {
-            throw BundleException("this bundle is loaded: load another first")
+    override fun delete(path: String) {
+        val folder = File(path)
+        when {
+            shared.loaded?.bundle?.folder == folder -> shared.notice("This bundle is loaded: load another first.")
+            shared.store.isUnfinished(folder) && isFilling() -> shared.notice("It is being filled: wait, or pause it.")
+            else -> busy("Deleting") { shared.store.delete(folder) }
         }
-        shared.store.delete(File(path))
     }
+
+    /** A download or a copy may be writing into an unfinished folder. */
+    private fun isFilling() = Downloads.state.value?.running == true || shared.state.value.models.busy != null
 
     /** The old engine goes first: two do not fit. */
     private suspend fun open(folder: File, manifest: Manifest, kind: EngineKind) {
@@ -117,12 +119,8 @@ class ModelsController(
     }
 
     private fun read(folder: File, manifest: Manifest): OpenBundle {
-        val dialogue = manifest.dialogue
-            ?: throw BundleException(
-                "this model's chat template has no plain form: ${manifest.undescribed["all"].orEmpty()}"
-            )
         val tokenizer = Tokenizer.read(File(folder, "tokenizer.json"))
-        return OpenBundle(folder, manifest, dialogue, tokenizer, readProcessorConfig(folder))
+        return OpenBundle(folder, manifest, tokenizer, readProcessorConfig(folder))
     }
 
     private fun item(found: Found): BundleItem = when (found) {

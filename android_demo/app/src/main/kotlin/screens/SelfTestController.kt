@@ -1,8 +1,11 @@
 package dev.gemma4edge.app.screens
 
 import dev.gemma4edge.core.bundle.GoldenEntry
+import dev.gemma4edge.core.bundle.Modality
 import dev.gemma4edge.core.selftest.GoldenResult
+import dev.gemma4edge.core.selftest.Judgement
 import dev.gemma4edge.core.selftest.bounds
+import dev.gemma4edge.core.selftest.judge
 import dev.gemma4edge.core.selftest.readGolden
 import dev.gemma4edge.core.selftest.replay
 import dev.gemma4edge.core.session.Session
@@ -20,8 +23,8 @@ class SelfTestController(private val shared: Shared) {
         change { SelfTestState(loaded.title, running = true, progress = "Opening") }
         shared.launch {
             try {
-                shared.onEngine { replayAll(loaded) }
-                change { it.copy(verdict = verdict(it.results, loaded.bundle.manifest.goldens.size)) }
+                val verdict = shared.onEngine { replayAll(loaded) }
+                change { it.copy(verdict = verdict) }
             } finally {
                 change { it.copy(running = false) }
             }
@@ -33,31 +36,47 @@ class SelfTestController(private val shared: Shared) {
     }
 
     /** The chat's engine is closed meanwhile: both hold the weights. */
-    private fun replayAll(loaded: Loaded) {
+    private fun replayAll(loaded: Loaded): String {
         loaded.close()
-        val manifest = loaded.bundle.manifest
+        val goldens = loaded.bundle.manifest.goldens
+        val found = LinkedHashMap<Modality, MutableList<GoldenResult>>()
         loaded.bundle.session(loaded.kind, shared.scratch).use { session ->
-            for (entry in manifest.goldens) {
-                if (!wanted) return
+            for ((done, entry) in goldens.withIndex()) {
+                if (!wanted) return "Cancelled after $done of ${goldens.size} goldens."
                 change { it.copy(progress = "Golden ${entry.name}") }
-                val row = row(loaded, entry, session)
-                change { it.copy(results = it.results + row) }
+                replayOne(loaded, entry, session)?.let { found.getOrPut(entry.modality) { ArrayList() } += it }
             }
         }
+        return judgeAll(loaded, found)
     }
 
-    private fun row(loaded: Loaded, entry: GoldenEntry, session: Session): GoldenRow {
+    /** Null where the golden does not fit. */
+    private fun replayOne(loaded: Loaded, entry: GoldenEntry, session: Session): GoldenResult? {
         val golden = readGolden(loaded.bundle.folder, entry)
         val positions = golden.inputs.ids.size + golden.facts.tokens.size
         val context = loaded.bundle.manifest.limits.context
-        if (positions >
-            context
-        ) {
-            return GoldenRow(entry.name, null, "$positions positions do not fit the context of $context")
+        if (positions > context) {
+            show(GoldenRow(entry.name, null, "Not compared: $positions positions do not fit the context of $context"))
+            return null
         }
-        val manifest = loaded.bundle.manifest
-        val bounds = bounds(manifest.verification, loaded.kind.format, entry.modality)
-        return row(replay(golden, session, manifest.tokens.suppress, bounds = bounds))
+        return replay(golden, session, loaded.bundle.manifest.tokens.suppress).also { show(row(it)) }
+    }
+
+    /** By modality, as `python -m runtime verify` does: the bounds are of its figures, not of a golden's. */
+    private fun judgeAll(loaded: Loaded, found: Map<Modality, List<GoldenResult>>): String {
+        val verification = loaded.bundle.manifest.verification
+        val judged = found.map { (modality, results) ->
+            val judgement = judge(results, bounds(verification, loaded.kind.format, modality))
+            judgement.also { show(row(modality, results.size, it)) }
+        }
+        val compared = "${found.values.sumOf { it.size }} of ${loaded.bundle.manifest.goldens.size} goldens"
+        return verdict(judged, compared)
+    }
+
+    private fun row(modality: Modality, goldens: Int, judged: Judgement): GoldenRow {
+        val figures = "mean KL %.1e, relative rms at most %.1e".format(judged.klMean, judged.rms)
+        val told = judged.failing.joinToString().ifEmpty { "other tokens in ${judged.greedy}, $figures" }
+        return GoldenRow("All $goldens of ${modality.name.lowercase()}", judged.passed, told)
     }
 
     private fun row(result: GoldenResult): GoldenRow {
@@ -69,15 +88,16 @@ class SelfTestController(private val shared: Shared) {
             result.rms,
             result.largest
         )
-        return GoldenRow(result.name, result.passed, "${greedy.compared} tokens$differs$ties. $logits")
+        return GoldenRow(result.name, null, "${greedy.compared} tokens$differs$ties. $logits")
     }
 
-    private fun verdict(results: List<GoldenRow>, goldens: Int): String = when {
-        goldens == 0 -> "This bundle has no goldens."
-        results.size < goldens -> "Cancelled after ${results.size} of $goldens goldens."
-        results.all { it.passed != false } -> "${results.count { it.passed == true }} of $goldens goldens repeated."
-        else -> "${results.count { it.passed == false }} of $goldens goldens differ."
+    private fun verdict(judged: List<Judgement>, compared: String): String = when {
+        judged.isEmpty() -> "This bundle has no goldens that fit."
+        judged.all { it.passed } -> "Passed: $compared are within the bounds of their modalities."
+        else -> "Failed in ${judged.count { !it.passed }} of ${judged.size} modalities, of $compared."
     }
+
+    private fun show(row: GoldenRow) = change { it.copy(results = it.results + row) }
 
     private fun change(how: (SelfTestState) -> SelfTestState) = shared.change { it.copy(selfTest = how(it.selfTest)) }
 }

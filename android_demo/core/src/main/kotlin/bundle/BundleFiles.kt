@@ -21,15 +21,17 @@ fun verifyFiles(folder: File, files: List<BundleFile>, told: (Long) -> Unit = {}
     }
 }
 
-private fun faultOf(found: File, wanted: BundleFile, told: (Long) -> Unit): Fault? {
-    val reason =
-        when {
-            !found.isFile -> "is missing"
-            found.length() != wanted.size -> "has ${found.length()} bytes, not ${wanted.size}"
-            sha256(found, told) != wanted.sha256 -> "is damaged: its sha256 differs"
-            else -> return null
-        }
-    return Fault(wanted.path, reason)
+/** Files that are missing or cut short, as an interrupted copy leaves them; reads none. */
+fun unfinishedFiles(folder: File, files: List<BundleFile>): List<Fault> =
+    files.mapNotNull { sizeFault(requireInside(folder, it.path), it) }
+
+private fun faultOf(found: File, wanted: BundleFile, told: (Long) -> Unit): Fault? = sizeFault(found, wanted)
+    ?: Fault(wanted.path, "is damaged: its sha256 differs").takeIf { sha256(found, told) != wanted.sha256 }
+
+private fun sizeFault(found: File, wanted: BundleFile): Fault? = when {
+    !found.isFile -> Fault(wanted.path, "is missing")
+    found.length() != wanted.size -> Fault(wanted.path, "has ${found.length()} bytes, not ${wanted.size}")
+    else -> null
 }
 
 /** sha256 of a file in hexadecimal; [told] is given the bytes read so far. */

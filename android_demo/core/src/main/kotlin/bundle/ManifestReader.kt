@@ -12,7 +12,7 @@ import kotlinx.serialization.json.decodeFromJsonElement
 
 const val FORMAT_VERSION = 2
 const val MANIFEST_FILE = "manifest.json"
-private const val LARGEST_MANIFEST = 4L shl 20 // bytes; the 12B's has a tenth
+internal const val LARGEST_MANIFEST = 4L shl 20 // bytes; the 12B's has a tenth
 private const val AGAIN = "export the bundle again with this version"
 
 /** What is wrong with a bundle, and what to do about it, in one line. */

@@ -12,8 +12,22 @@ import dev.gemma4edge.core.prompt.cutAtMedia
 import dev.gemma4edge.core.reply.Reply
 import kotlinx.serialization.json.JsonPrimitive
 
-/** What an engine is to take in next, from the start of a sequence or behind what it holds. */
-class Feed(val fromStart: Boolean, val segments: List<Segment>)
+/** What an engine is to take in next: the [rest] of a prompt behind the [sequence] that holds its beginning, or [all]. */
+class Feed internal constructor(
+    private val sequence: Any?,
+    private val rest: List<Segment>,
+    private val all: () -> List<Segment>
+) {
+    /**
+     * For [engine], on its thread: a benchmark or a self-test may have reset or replaced it since.
+     *
+     * @throws IllegalArgumentException the prompt cannot be said.
+     */
+    fun on(engine: Engine): List<Segment> {
+        if (engine.sequence === sequence) return rest
+        return all().also { engine.reset() }
+    }
+}
 
 /**
  * Several turns over one sequence: only what a new turn adds is taken in, unless the template drops something from earlier
@@ -26,6 +40,7 @@ class Conversation(private val dialogue: Dialogue, system: String = "") {
     private val said = ArrayList<Message>()
     private var held: String? = null // what the cache holds, as text; null: nothing that can be built on
     private var heldMedia = 0
+    private var holder: Any? = null // the sequence that holds it
     private var prompt = ""
 
     init {
@@ -48,8 +63,9 @@ class Conversation(private val dialogue: Dialogue, system: String = "") {
     fun say(message: Message): Feed {
         val built = buildPrompt(dialogue, said + message, think = think)
         val known = held?.takeIf(built.text::startsWith)
-        val media = built.media.drop(if (known == null) 0 else heldMedia)
-        val feed = Feed(known == null, cutAtMedia(dialogue, built.text.drop(known?.length ?: 0), media))
+        val all = { cutAtMedia(dialogue, built.text, built.media) }
+        val rest = known?.let { cutAtMedia(dialogue, built.text.drop(it.length), built.media.drop(heldMedia)) } ?: all()
+        val feed = Feed(holder.takeIf { known != null }, rest, all)
         said += message
         prompt = built.text
         heldMedia = built.media.size
@@ -61,9 +77,11 @@ class Conversation(private val dialogue: Dialogue, system: String = "") {
      * Adds the model's turn.
      *
      * @param written as it came, marks included; [unseen] is the end of it that is not in the cache.
+     * @param sequence of the engine that wrote it.
      */
-    fun answered(reply: Reply, written: String, unseen: String) {
+    fun answered(reply: Reply, written: String, unseen: String, sequence: Any) {
         held = prompt + written.removeSuffix(unseen)
+        holder = sequence
         said += Turn(TurnRole.MODEL, listOf(Part.Text(reply.text)), reply.calls.mapNotNull(::asWritten))
     }
 

@@ -15,6 +15,9 @@ interface Engine : Closeable {
     /** Whether tokens that the checkpoint suppresses never come. */
     val suppresses: Boolean
 
+    /** What stands for the sequence, by identity: nobody else's reset or engine has the same. */
+    val sequence: Any
+
     /** Begins a new sequence. */
     fun reset()
 

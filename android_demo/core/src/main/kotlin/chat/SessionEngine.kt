@@ -1,6 +1,5 @@
 package dev.gemma4edge.core.chat
 
-import dev.gemma4edge.core.bundle.Dialogue
 import dev.gemma4edge.core.bundle.Manifest
 import dev.gemma4edge.core.bundle.Sampling
 import dev.gemma4edge.core.prompt.Segment
@@ -14,14 +13,13 @@ import kotlin.time.TimeSource
 /**
  * An [Engine] over an engine that hands out logits: tokens are made, chosen and spelled here.
  *
- * @param cell pixels along the side of an image's soft token.
+ * @param cell pixels along the side of an image's soft token, where the model takes images.
  */
 class SessionEngine(
     private val session: Session,
     private val manifest: Manifest,
-    private val dialogue: Dialogue,
     private val tokenizer: Tokenizer,
-    private val cell: Int
+    private val cell: Int?
 ) : Engine {
     override val name get() = session.name
     override val suppresses get() = true
@@ -29,7 +27,13 @@ class SessionEngine(
     @Volatile
     private var stopped = false
 
-    override fun reset() = session.reset()
+    override var sequence = Any()
+        private set
+
+    override fun reset() {
+        sequence = Any() // first: a reset that fails must not pass for the old sequence
+        session.reset()
+    }
 
     override fun generate(
         segments: List<Segment>,
@@ -39,7 +43,7 @@ class SessionEngine(
     ): Generation {
         stopped = false
         val begun = TimeSource.Monotonic.markNow()
-        val inputs = modelInputs(dialogue, tokenizer, cell, segments)
+        val inputs = modelInputs(manifest.dialogue, tokenizer, cell, segments)
         requireRoom(inputs.ids.size)
         val choose = Sampler(sampling, manifest.tokens.suppress)
         val speller = Speller(tokenizer)

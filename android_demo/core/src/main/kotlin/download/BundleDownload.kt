@@ -2,13 +2,16 @@ package dev.gemma4edge.core.download
 
 import dev.gemma4edge.core.bundle.BundleException
 import dev.gemma4edge.core.bundle.BundleFile
+import dev.gemma4edge.core.bundle.LARGEST_MANIFEST
 import dev.gemma4edge.core.bundle.MANIFEST_FILE
 import dev.gemma4edge.core.bundle.parseManifest
 import dev.gemma4edge.core.bundle.requireInside
 import dev.gemma4edge.core.bundle.sha256
 import dev.gemma4edge.core.device.gigabytes
+import java.io.ByteArrayOutputStream
 import java.io.File
 import java.io.IOException
+import java.io.InputStream
 import java.io.InterruptedIOException
 
 /** How far a download is: bytes of all files, and the file that is being fetched. */
@@ -81,7 +84,20 @@ class BundleDownload(
 
     private fun text(url: String): String = http.get(url, 0).use { answer ->
         answer.requireSuccess(url)
-        answer.body.readBytes().decodeToString()
+        read(answer.body, LARGEST_MANIFEST)
+            ?: throw BundleException("$url has more than ${LARGEST_MANIFEST shr 20} MiB: it is no manifest of a bundle")
+    }
+
+    /** Null where more than [most] bytes come: a server may send without end. */
+    private fun read(body: InputStream, most: Long): String? {
+        val found = ByteArrayOutputStream()
+        val block = ByteArray(BLOCK)
+        while (found.size() <= most) {
+            val count = body.read(block)
+            if (count < 0) return found.toByteArray().decodeToString()
+            found.write(block, 0, count)
+        }
+        return null
     }
 
     private fun requireRoom(files: List<BundleFile>, partial: File) {

@@ -9,7 +9,7 @@ import java.io.IOException
 import java.io.InterruptedIOException
 
 private const val RANGE_NOT_SATISFIABLE = 416
-private const val BLOCK = 1 shl 18
+internal const val BLOCK = 1 shl 18
 
 /** What to do after an attempt. */
 enum class Next {

@@ -24,10 +24,10 @@ class Pixels(val size: ImageSize, val values: FloatArray) {
     }
 
     companion object {
-        /** Of pixels `0xAARRGGBB`, row by row, as Android's Bitmap hands them out. */
-        fun of(size: ImageSize, argb: IntArray): Pixels {
-            val area = size.width * size.height
-            return Pixels(size, FloatArray(3 * area) { (argb[it % area] shr (16 - 8 * (it / area)) and 0xFF) / 255f })
+        fun of(picture: Picture): Pixels {
+            val area = picture.argb.size
+            val values = FloatArray(3 * area) { (picture.argb[it % area] shr (16 - 8 * (it / area)) and 0xFF) / 255f }
+            return Pixels(picture.size, values)
         }
 
         /** The image that [patches] were cut from; cells that are not there stay black. */

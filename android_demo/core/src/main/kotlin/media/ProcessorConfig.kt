@@ -38,9 +38,14 @@ private val json =
         namingStrategy = JsonNamingStrategy.SnakeCase
     }
 
-/** @throws BundleException the file is missing or damaged. */
-fun readProcessorConfig(bundle: File): ProcessorConfig {
+/**
+ * Null where there is none, as the checkpoint of a model of text has a tokenizer alone.
+ *
+ * @throws BundleException the file is damaged.
+ */
+fun readProcessorConfig(bundle: File): ProcessorConfig? {
     val file = File(bundle, "processor_config.json")
+    if (!file.exists()) return null
     try {
         return json.decodeFromString(file.readText())
     } catch (error: IOException) {

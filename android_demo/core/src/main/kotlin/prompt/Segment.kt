@@ -4,6 +4,8 @@ import dev.gemma4edge.core.bundle.Dialogue
 import dev.gemma4edge.core.session.ModelInputs
 import dev.gemma4edge.core.text.Tokenizer
 
+private const val NO_MEDIA = "this model takes text alone"
+
 /** A prompt as engines take it: text with the marks of media written out, and media between them. */
 sealed interface Segment {
     data class Text(val text: String) : Segment
@@ -35,16 +37,24 @@ fun cutAtMedia(dialogue: Dialogue, text: String, media: List<Part.Media>): List<
     return segments + Segment.Text(before + rest)
 }
 
-/** The same as ids, one placeholder for each soft token. */
-fun modelInputs(dialogue: Dialogue, tokenizer: Tokenizer, cell: Int, segments: List<Segment>): ModelInputs {
-    val images = segments.filterIsInstance<Segment.Image>().map { it.image.pixels.cut(cell) }
+/**
+ * The same as ids, one placeholder for each soft token.
+ *
+ * @param dialogue and [cell], pixels along the side of an image's soft token, are for media: text needs neither.
+ */
+fun modelInputs(dialogue: Dialogue?, tokenizer: Tokenizer, cell: Int?, segments: List<Segment>): ModelInputs {
+    fun soft(medium: Part.Media) = tokenizer.id(requireNotNull(dialogue) { NO_MEDIA }.marksOf(medium).soft)
+
+    val images = segments.filterIsInstance<Segment.Image>().map {
+        it.image.pixels.cut(requireNotNull(cell) { NO_MEDIA })
+    }
     val clips = segments.filterIsInstance<Segment.Clip>().map { it.clip.frames }
     val counts = (images.map { it.count }.iterator() to clips.map { it.count }.iterator())
     val ids = segments.flatMap { segment ->
         when (segment) {
             is Segment.Text -> tokenizer.encode(segment.text).asList()
-            is Segment.Image -> List(counts.first.next()) { tokenizer.id(dialogue.marksOf(segment.image).soft) }
-            is Segment.Clip -> List(counts.second.next()) { tokenizer.id(dialogue.marksOf(segment.clip).soft) }
+            is Segment.Image -> soft(segment.image).let { id -> List(counts.first.next()) { id } }
+            is Segment.Clip -> soft(segment.clip).let { id -> List(counts.second.next()) { id } }
         }
     }
     return ModelInputs(ids.toIntArray(), images, clips)

@@ -13,21 +13,11 @@ data class GoldenResult(
     val greedy: GreedyMatch,
     val kl: List<Double>,
     val rms: Double,
-    val largest: Double,
-    val bounds: Bounds = Bounds()
-) {
-    val klMean get() = kl.average()
-    val passed get() = (greedy.equal || bounds.otherTokens) && klMean <= bounds.klMean && rms <= bounds.rms
-}
+    val largest: Double
+)
 
 /** Runs [session] on the golden's inputs and feeds it the golden's tokens, so that each step stands for itself. */
-fun replay(
-    golden: Golden,
-    session: Session,
-    suppressed: List<Int>,
-    nearTie: Double = NEAR_TIE,
-    bounds: Bounds = Bounds()
-): GoldenResult {
+fun replay(golden: Golden, session: Session, suppressed: List<Int>, nearTie: Double = NEAR_TIE): GoldenResult {
     session.reset()
     val tokens = golden.facts.tokens
     val chosen = ArrayList<Int>()
@@ -42,7 +32,6 @@ fun replay(
         compareForced(tokens, chosen, golden.facts.gaps, nearTie),
         golden.topLogits.zip(found, ::klDivergence),
         relativeRms(golden.topLogits, found),
-        largestDifference(golden.topLogits, found),
-        bounds
+        largestDifference(golden.topLogits, found)
     )
 }

@@ -40,4 +40,9 @@ class Patches(val values: FloatArray, val cells: IntArray) {
  */
 class Frames(val values: FloatArray, val width: Int) {
     val count get() = values.size / width
+
+    /** The same as clips of at most [longest] frames, which are embedded one by one and attend to earlier ones only. */
+    fun cut(longest: Int): List<Frames> = (0 until count step longest).map {
+        Frames(values.copyOfRange(it * width, minOf(it + longest, count) * width), width)
+    }
 }

@@ -1,6 +1,14 @@
 package dev.gemma4edge.core.session
 
 /**
+ * Whether an encoder takes an image of so many soft tokens along its longer side.
+ *
+ * @throws IllegalArgumentException it takes [longest] at most.
+ */
+fun requireSide(side: Int, longest: Int) =
+    require(side <= longest) { "an image of $side soft tokens along a side is too long, $longest fit: crop it" }
+
+/**
  * Cuts a prompt into steps of at most [longest] positions, none of them inside an image.
  *
  * @param inside which positions are an image's.

@@ -1,5 +1,6 @@
 package dev.gemma4edge.core.text
 
+import dev.gemma4edge.core.bundle.BundleException
 import java.io.File
 
 /**
@@ -92,8 +93,13 @@ class Tokenizer private constructor(file: TokenizerFile) {
         private val BYTE = Regex("<0x([0-9A-F]{2})>")
 
         /**
-         * @throws IllegalArgumentException the file is damaged, or a tokenizer of another kind.
+         * @throws BundleException the file is damaged, or a tokenizer of another kind.
          */
-        fun read(file: File): Tokenizer = Tokenizer(readTokenizerFile(file))
+        fun read(file: File): Tokenizer = try {
+            Tokenizer(readTokenizerFile(file))
+        } catch (error: RuntimeException) { // not JSON, keys missing, merges of pieces that there are none of
+            val reason = error.message?.lineSequence()?.first()
+            throw BundleException("$file is no tokenizer of Gemma's ($reason): copy the bundle again", error)
+        }
     }
 }

@@ -35,6 +35,6 @@ private val json = Json { ignoreUnknownKeys = true }
 internal fun readTokenizerFile(file: File): TokenizerFile =
     file.inputStream().buffered().use { json.decodeFromStream<TokenizerFile>(it) }.also {
         require(it.model.type == "BPE" && it.model.byteFallback && !it.model.ignoreMerges) {
-            "$file is no tokenizer of Gemma's kind, BPE with byte fallback"
+            "its kind is not BPE with byte fallback"
         }
     }
