@@ -46,7 +46,7 @@ final class AppModel {
     progress = 0
     task = Task {
       defer { progress = nil }
-      await tellTrouble { try await self.open(bundle, choice) }
+      await tellTrouble { try await Awake.during { try await self.open(bundle, choice) } }
     }
   }
 

@@ -15,13 +15,14 @@ STEPS = """\
 {bundle} is in {placed}. On a Mac with Xcode 16 or newer:
 
   1. open {project}
-     In Signing & Capabilities choose your team. Both memory entitlements must stay.
+     In Signing & Capabilities choose your team, and a bundle identifier of your own: Apple gives each to one team
+     alone, and {identifier} is only an example. Both memory entitlements must stay.
   2. Choose a phone or tablet with iOS 18 and press Run. The first build fetches the packages.
   3. Put the bundle into the app's documents, in Finder under the device's files, or:
      xcrun devicectl device copy to --device NAME --domain-type appDataContainer \\
-       --domain-identifier {identifier} --source {placed} --destination Documents/{bundle}
+       --domain-identifier YOUR.IDENTIFIER --source {placed} --destination Documents/{bundle}
      In a simulator:
-     cp -R {placed} "$(xcrun simctl get_app_container booted {identifier} data)/Documents/"
+     cp -R {placed} "$(xcrun simctl get_app_container booted YOUR.IDENTIFIER data)/Documents/"
   4. In the app pull down in Models, choose Core ML beside {bundle}, then replay the goldens in Self-test."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

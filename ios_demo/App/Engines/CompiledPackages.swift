@@ -2,17 +2,19 @@ import CoreML
 import DemoCore
 import Foundation
 
-/// Packages compiled for this device, once, into a folder of the bundle's own identity.
+/// Packages compiled for this device, once.
 struct CompiledPackages {
+  static let folders = CompiledFolders(root: .applicationSupportDirectory.appending(path: "Compiled"))
+
   private let bundle: URL
   private let folder: URL
   private let identity: String
 
   /// - Parameter bundle: folder that holds the packages.
-  init(bundle: URL, identity: String) throws {
+  init(bundle: URL, manifest: Manifest, host: DemoCore.Host) throws {
     self.bundle = bundle
-    self.identity = identity
-    folder = URL.applicationSupportDirectory.appending(path: "Compiled/\(identity)")
+    identity = host.identity
+    folder = Self.folders.folder(of: manifest)
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     try folder.excludeFromBackup()
   }

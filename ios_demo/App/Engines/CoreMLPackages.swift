@@ -30,7 +30,7 @@ actor CoreMLPackages: PackageRunner {
       throw UserError("the bundle holds no Core ML packages: export it with TARGET=ios")
     }
     self.artifact = artifact
-    let packages = try CompiledPackages(bundle: bundle, identity: host.identity)
+    let packages = try CompiledPackages(bundle: bundle, manifest: manifest, host: host)
     let roles = ["vision", "speech"].filter { artifact.programs[$0] != nil }
     let total = host.chunks.count + host.heads.count + roles.count
     for (index, file) in host.chunks.enumerated() {

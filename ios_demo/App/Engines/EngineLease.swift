@@ -5,11 +5,11 @@ import Observation
 final class EngineLease {
   private(set) var isTaken = false
 
-  /// Takes the engine for the time of some work; does nothing while somebody else has it.
+  /// Takes the engine for the time of some work, with the screen on; does nothing while somebody else has it.
   func hold(_ work: () async throws -> Void) async rethrows {
     guard !isTaken else { return }
     isTaken = true
     defer { isTaken = false }
-    try await work()
+    try await Awake.during(work)
   }
 }

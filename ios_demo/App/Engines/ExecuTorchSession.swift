@@ -75,13 +75,18 @@ actor ExecuTorchSession: Engine {
       values += try run("token_embedding", ExecuTorch.Tensor<Int64>(part, shape: [1, part.count]))
     }
     var rows = DemoCore.Tensor([looked.count, values.count / looked.count], values)
-    let images = try inputs.images.flatMap { try run("vision_encoder", $0.joined) }
+    let images = try inputs.images.flatMap { try embed($0) }
     let clips = try inputs.clips.flatMap { clip in
       try run("audio_encoder", ExecuTorch.Tensor<Float>(clip.frames.values, shape: [1] + clip.frames.shape))
     }
     try rows.place(images, where: inputs.tokens.map { $0 == tokens.image })
     try rows.place(clips, where: inputs.tokens.map { $0 == tokens.audio })
     return rows
+  }
+
+  private func embed(_ image: ImagePatches) throws -> [Float] {
+    try image.requireSides(upTo: module.constant("get_max_image_side"))
+    return try run("vision_encoder", image.joined)
   }
 
   private func run(_ method: String, _ input: any ValueConvertible) throws -> [Float] {

@@ -23,6 +23,8 @@ final class ChatModel {
   /// For an alert.
   var trouble: String?
 
+  /// Media on their way in, which a question would leave without.
+  private var preparing = 0
   private let loaded: AppModel.Loaded
   private var conversation: Conversation
   private var current: Conversation.Answer?
@@ -46,7 +48,8 @@ final class ChatModel {
   var mustWait: Bool { loaded.lease.isTaken }
 
   var canSend: Bool {
-    !mustWait && (!attachments.isEmpty || !text.trimmingCharacters(in: .whitespacesAndNewlines).isEmpty)
+    let saysNothing = text.trimmingCharacters(in: .whitespacesAndNewlines).isEmpty
+    return !mustWait && preparing == 0 && !(attachments.isEmpty && saysNothing)
   }
 
   func send() {
@@ -78,17 +81,26 @@ final class ChatModel {
 
   // MARK: Media
 
-  func attachPicture(_ data: Data) throws {
+  func attachPicture(_ data: Data) async throws {
     guard let budget = loaded.bundle.manifest.limits.imageSoftTokens else {
       throw UserError("this model takes no pictures")
     }
-    attachments.append(.picture(try ImageProcessor(budget: budget)(RGBImage(data: data)), data))
+    preparing += 1
+    defer { preparing -= 1 }
+    attachments.append(.picture(try await Picture.patches(of: data, budget: budget), data))
   }
 
   func attachSound(_ file: URL) async throws {
+    preparing += 1
+    defer { preparing -= 1 }
     let samples = try await Sound.samples(of: file, longest: try longestClip())
     let budget = loaded.bundle.manifest.limits.audioSoftTokens ?? 0
     attachments.append(.sound(try AudioProcessor(budget: budget)(samples)))
+  }
+
+  func detach(_ index: Int) {
+    guard attachments.indices.contains(index) else { return }
+    attachments.remove(at: index)
   }
 
   /// Seconds.
@@ -104,7 +116,7 @@ final class ChatModel {
   private func answer(_ message: Message) {
     guard let dialogue = loaded.bundle.manifest.dialogue else {
       trouble = "the bundle does not say how prompts are written: export it again"
-      return
+      return giveBack()
     }
     entries.append(Entry(role: .model))
     Task {
@@ -114,13 +126,20 @@ final class ChatModel {
         defer { current = nil }
         do {
           try await Witness.during("answering") { try await self.show(answer) }
-        } catch is CancellationError {
-          return
         } catch {
-          trouble = error.localizedDescription
+          if !(error is CancellationError) { trouble = error.localizedDescription }
+          giveBack()
         }
       }
     }
+  }
+
+  /// The conversation holds no question without an answer: it goes back to where it was written.
+  private func giveBack() {
+    if entries.last?.role == .model { entries.removeLast() }
+    guard let asked = entries.popLast() else { return }
+    text = [asked.reply.text, text].filter { !$0.isEmpty }.joined(separator: "\n")
+    attachments = asked.attachments + attachments
   }
 
   private func show(_ answer: Conversation.Answer) async throws {

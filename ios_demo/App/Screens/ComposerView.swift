@@ -15,7 +15,10 @@ struct ComposerView: View {
     VStack(alignment: .leading) {
       ScrollView(.horizontal) {
         HStack {
-          ForEach(Array(chat.attachments.enumerated()), id: \.offset) { AttachmentView(attachment: $0.element) }
+          ForEach(Array(chat.attachments.enumerated()), id: \.offset) { index, attachment in
+            AttachmentView(attachment: attachment)
+            Button("Remove", systemImage: "xmark.circle.fill") { chat.detach(index) }.labelStyle(.iconOnly)
+          }
         }
       }
       HStack(alignment: .bottom) {
@@ -40,7 +43,7 @@ struct ComposerView: View {
     .fullScreenCover(isPresented: $showsCamera) {
       CameraPicker { data in
         showsCamera = false
-        if let data { tell { try chat.attachPicture(data) } }
+        if let data { tell { try await chat.attachPicture(data) } }
       }
     }
   }
@@ -62,7 +65,7 @@ struct ComposerView: View {
     guard let item = photo else { return }
     photo = nil
     tell {
-      if let data = try await item.loadTransferable(type: Data.self) { try chat.attachPicture(data) }
+      if let data = try await item.loadTransferable(type: Data.self) { try await chat.attachPicture(data) }
     }
   }
 

@@ -6,6 +6,8 @@ struct SelfTestView: View {
   @Environment(AppModel.self) private var model
   let loaded: AppModel.Loaded
   @State private var outcomes: [SelfTest.Outcome] = []
+  /// Goldens that are not compared, and why.
+  @State private var skipped: [String: String] = [:]
   @State private var task: Task<Void, Never>?
   @State private var isRunning = false
 
@@ -16,7 +18,7 @@ struct SelfTestView: View {
       List {
         Section {
           if isRunning {
-            ProgressView(value: Double(outcomes.count), total: Double(max(goldens.count, 1)))
+            ProgressView(value: Double(outcomes.count + skipped.count), total: Double(max(goldens.count, 1)))
             Button("Stop") { task?.cancel() }
           } else {
             Button("Replay \(goldens.count) goldens") {
@@ -25,23 +27,61 @@ struct SelfTestView: View {
             .disabled(goldens.isEmpty || loaded.lease.isTaken)
           }
         } footer: {
-          Text("Tokens may differ where the reference itself was undecided.")
+          Text("Goldens of a kind are judged together. Tokens may differ where the reference itself was undecided.")
         }
-        Section { ForEach(outcomes, id: \.name) { OutcomeRow(outcome: $0) } }
+        ForEach(GoldenEntry.Modality.allCases, id: \.self) { modality in
+          let found = outcomes.filter { $0.modality == modality }
+          if !found.isEmpty {
+            Section(modality.rawValue) {
+              JudgementRow(judgement: Judgement(found.map(\.comparison), bounds(modality)))
+              ForEach(found, id: \.name) { OutcomeRow(outcome: $0) }
+            }
+          }
+        }
+        ForEach(skipped.sorted { $0.key < $1.key }, id: \.key) { name, reason in
+          LabeledContent("\(name): not compared") { Text(reason).font(.caption) }.foregroundStyle(.secondary)
+        }
       }
       .navigationTitle("Self-test")
     }
   }
 
   private func run() async throws {
-    outcomes = []
+    (outcomes, skipped) = ([], [:])
     isRunning = true
     defer { isRunning = false }
-    for entry in goldens {
-      let golden = try Golden(entry, bundle: loaded.bundle.folder)
-      let manifest = loaded.bundle.manifest
-      let bounds = Bounds(manifest.verification, format: loaded.engine.name, modality: entry.modality)
-      outcomes.append(try await SelfTest(golden, tokens: manifest.tokens, bounds: bounds).run(on: loaded.engine))
+    for entry in goldens { try await replay(Golden(entry, bundle: loaded.bundle.folder)) }
+  }
+
+  private func replay(_ golden: Golden) async throws {
+    let context = loaded.engine.context
+    guard golden.positions <= context else {
+      skipped[golden.name] = "\(golden.positions) positions do not fit the context of \(context)"
+      return
+    }
+    let test = SelfTest(golden, tokens: loaded.bundle.manifest.tokens)
+    outcomes.append(try await test.run(on: loaded.engine))
+  }
+
+  private func bounds(_ modality: GoldenEntry.Modality) -> Bounds {
+    Bounds(loaded.bundle.manifest.verification, format: loaded.engine.name, modality: modality)
+  }
+}
+
+/// Of a modality's goldens, as far as they were replayed.
+private struct JudgementRow: View {
+  let judgement: Judgement
+
+  var body: some View {
+    Label {
+      VStack(alignment: .leading) {
+        Text(judgement.passed ? "As the reference" : judgement.faults.joined(separator: "; "))
+        Text(judgement.summary).foregroundStyle(.secondary)
+      }
+      .font(.callout)
+    } icon: {
+      Image(systemName: judgement.passed ? "checkmark.circle.fill" : "xmark.octagon.fill")
+        .foregroundStyle(judgement.passed ? .green : .red)
     }
   }
 }
@@ -51,20 +91,24 @@ private struct OutcomeRow: View {
 
   var body: some View {
     let found = outcome.comparison
-    Label {
-      VStack(alignment: .leading) {
-        Text(outcome.name).font(.headline)
-        Text(
-          outcome.passed
-            ? "\(found.compared) tokens as expected"
-            : "other tokens at \(found.errors.map(String.init).joined(separator: ", "))")
-        Text("KL \(found.kl.max() ?? 0, format: .number.notation(.scientific)), rms \(found.rms, format: .percent)")
-          .foregroundStyle(.secondary)
-      }
-      .font(.callout)
-    } icon: {
-      Image(systemName: outcome.passed ? "checkmark.circle.fill" : "xmark.octagon.fill")
-        .foregroundStyle(outcome.passed ? .green : .red)
+    VStack(alignment: .leading) {
+      Text(outcome.name).font(.headline)
+      Text(found.told)
+      Text("mean KL \(found.meanKL, format: .number.notation(.scientific)), rms \(found.rms, format: .percent)")
+        .foregroundStyle(.secondary)
     }
+    .font(.callout)
+  }
+}
+
+extension Comparison {
+  fileprivate var told: String {
+    let differs = errors.isEmpty ? "as expected" : "other tokens at \(list(errors))"
+    let ties = nearTies.isEmpty ? "" : ", near ties at \(list(nearTies))"
+    return "\(compared) tokens, \(differs)\(ties)"
+  }
+
+  private func list(_ positions: [Int]) -> String {
+    positions.map(String.init).joined(separator: ", ")
   }
 }

@@ -23,14 +23,19 @@ final class BundleStore {
     bundles = []
     refused = [:]
     let found = try? FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: [.isDirectoryKey])
-    for url in (found ?? []).sorted(by: { $0.path < $1.path }) where url.hasDirectoryPath {
-      do {
-        let manifest = try ManifestReader.read(bundle: url)
-        guard BundleFiles(folder: url).missing(manifest).isEmpty else { throw UserError("files are missing") }
-        bundles.append(StoredBundle(folder: url, manifest: manifest))
-      } catch {
-        refused[url.lastPathComponent] = error.localizedDescription
-      }
+    guard let found else { return }
+    for url in found.sorted(by: { $0.path < $1.path }) where url.hasDirectoryPath { take(url) }
+    try? CompiledPackages.folders.keep(of: bundles.map(\.manifest))
+  }
+
+  private func take(_ folder: URL) {
+    try? folder.excludeFromBackup()
+    do {
+      let manifest = try ManifestReader.read(bundle: folder)
+      guard BundleFiles(folder: folder).missing(manifest).isEmpty else { throw UserError("files are missing") }
+      bundles.append(StoredBundle(folder: folder, manifest: manifest))
+    } catch {
+      refused[folder.lastPathComponent] = error.localizedDescription
     }
   }
 
@@ -75,7 +80,7 @@ final class BundleStore {
       }
     }
     self.task = task
-    try await task.value
+    try await Awake.during { try await task.value }
   }
 
   private func show(_ name: String, _ done: Int, _ total: Int) {

@@ -85,6 +85,39 @@ private struct WeakTransport: Transport {
     try requireWhole()
   }
 
+  /// A file changes, its size does not.
+  private func exportAgain() throws {
+    var changed = contents
+    changed["a.bin"] = Data(try #require(contents["a.bin"]).reversed())
+    for (path, data) in changed { try server.write(data, to: path) }
+    try server.write(try manifestData(files: changed), to: ManifestReader.file)
+  }
+
+  @Test func anotherBundleOfTheSameNameAndSizesReplacesTheOld() async throws {
+    try await run(WeakTransport(folder: server.url))
+    try exportAgain()
+    let transport = WeakTransport(folder: server.url)
+    try await run(transport)
+    try requireWhole()
+    #expect(await transport.asked.offsets["folder/b.bin"] == nil, "control: what is equal is kept")
+  }
+
+  @Test func aBundleThatIsHalfReplacedIsNone() async throws {
+    try await run(WeakTransport(folder: server.url))
+    try exportAgain()
+    await #expect(throws: URLError.self) { try await run(WeakTransport(folder: server.url, breaksAfter: 2000)) }
+    #expect(throws: UserError.self) { try ManifestReader.read(bundle: device.url) }
+    try await run(WeakTransport(folder: server.url))
+    try requireWhole()
+  }
+
+  @Test func anAddressWithoutABundleLeavesTheOldOne() async throws {
+    try await run(WeakTransport(folder: server.url))
+    try server.write(Data("Not found".utf8), to: ManifestReader.file)
+    await #expect(throws: UserError.self) { try await run(WeakTransport(folder: server.url)) }
+    try requireWhole()
+  }
+
   @Test func controlAFlippedBitIsNoticed() async throws {
     try await run(WeakTransport(folder: server.url))
     var damaged = try #require(contents["a.bin"])

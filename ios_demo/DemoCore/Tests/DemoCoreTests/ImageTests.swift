@@ -42,6 +42,26 @@ import Testing
     #expect(Data(again) == wanted.pixels)
   }
 
+  @Test(arguments: [(4032, 3024), (3024, 4032), (8064, 1500)])
+  func whatIsDecodedHasTheSameCells(width: Int, height: Int) throws {
+    let processor = ImageProcessor(budget: 280)
+    let side = try processor.decodedSide(width: width, height: height)
+    #expect(side < max(width, height))
+    let scale = Double(side) / Double(max(width, height))
+    let (less, lower) = (Int((Double(width) * scale).rounded()), Int((Double(height) * scale).rounded()))
+    let wanted = try processor.fittingSize(width: width, height: height)
+    #expect(try processor.fittingSize(width: less, height: lower) == wanted)
+  }
+
+  @Test func anImageOfTooManyCellsAlongASideIsRefused() throws {
+    let pixels = [UInt8](repeating: 0, count: 48 * 48 * 3 * 3)
+    let image = try ImageProcessor(budget: 3)(RGBImage(width: 48, height: 48 * 3, pixels: pixels))
+    try image.requireSides(upTo: 3)
+    #expect(throws: UserError("an image of 3 soft tokens along a side is too long, 2 fit: crop it")) {
+      try image.requireSides(upTo: 2)
+    }
+  }
+
   private func picture(_ wanted: Topic.Case) -> RGBImage {
     RGBImage(width: wanted.width, height: wanted.height, pixels: Array(wanted.pixels))
   }

@@ -70,6 +70,9 @@ import Testing
   @Test func marksOfMediaInATextAreRefused() {
     let prompt = PromptBuilder(Self.topic.dialogue)
     #expect(throws: UserError.self) { try prompt.expand("a<|image|>b", soft: ["image": []]) }
+    for placeholder in Self.topic.dialogue.media.values.map(\.placeholder) {
+      #expect(throws: UserError.self) { try prompt.expand("a\(placeholder)b", soft: [:]) }
+    }
   }
 
   @Test func controlAThoughtIsLeftOut() throws {

@@ -25,7 +25,16 @@ public struct BundleFiles: Sendable {
 
   /// Those whose size is not the manifest's. Files get their names only once their sha256 is right.
   public func missing(_ manifest: Manifest) -> [File] {
-    manifest.files.filter { size(path($0)) != $0.size || !FileManager.default.fileExists(atPath: path($0).path) }
+    manifest.files.filter { !hasSize($0) }
+  }
+
+  /// Whether a file is what the manifest says, byte by byte: weights of another export often have the same size.
+  func holds(_ file: File) throws -> Bool {
+    try hasSize(file) && Checksum.of(path(file)) == file.sha256
+  }
+
+  private func hasSize(_ file: File) -> Bool {
+    size(path(file)) == file.size && FileManager.default.fileExists(atPath: path(file).path)
   }
 
   /// Reads every byte.

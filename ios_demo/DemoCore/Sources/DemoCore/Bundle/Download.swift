@@ -21,8 +21,8 @@ public struct Answer: Sendable {
   }
 }
 
-/// Fetches a bundle into a folder: file by file, into a temporary name, renamed once the sha256 is right. What was
-/// fetched before an interruption is kept, and the manifest comes last, so that a folder with one is whole.
+/// Fetches a bundle into a folder: file by file, into a temporary name, renamed once the sha256 is right. What is there
+/// with the right sha256 is kept, and the manifest comes last, so that a folder with one is whole.
 public struct Download: Sendable {
   public let files: BundleFiles
   private let transport: any Transport
@@ -38,15 +38,23 @@ public struct Download: Sendable {
     let written = try await fetchManifest()
     let manifest = try ManifestReader.decode(written)
     let total = manifest.files.reduce(0) { $0 + $1.size }
-    let missing = files.missing(manifest)
-    var done = total - missing.reduce(0) { $0 + $1.size }
-    for file in missing {
-      try await fetch(file) { progress(done + $0, total) }
+    var done = 0
+    try removeManifest()
+    for file in manifest.files {
+      if try !files.holds(file) { try await fetch(file) { progress(done + $0, total) } }
       done += file.size
       progress(done, total)
     }
-    try written.write(to: files.folder.appending(path: ManifestReader.file), options: .atomic)
+    try written.write(to: manifestPath, options: .atomic)
     return manifest
+  }
+
+  private var manifestPath: URL { files.folder.appending(path: ManifestReader.file) }
+
+  /// Of an older bundle of this name, which is none any more once its first file is replaced.
+  private func removeManifest() throws {
+    guard FileManager.default.fileExists(atPath: manifestPath.path) else { return }
+    try FileManager.default.removeItem(at: manifestPath)
   }
 
   private func fetchManifest() async throws -> Data {

@@ -48,7 +48,8 @@ public actor Conversation {
     if !system.isEmpty { messages = [Message(.system, system)] }
   }
 
-  /// Adds a message and streams the answer. Whoever stops reading stops the answer as well.
+  /// Adds a message and streams the answer. Whoever stops reading stops the answer as well. Without an answer, be it
+  /// that the message was refused, that hearing it was stopped or that the engine failed, `messages` stays as it was.
   ///
   /// - Parameter limit: tokens of the answer.
   public nonisolated func say(
@@ -83,7 +84,6 @@ public actor Conversation {
     let clock = ContinuousClock()
     let begun = clock.now
     var (logits, heard, prefilled) = try await hear(messages + [message], prompt)
-    messages.append(message)
     var (turn, reader) = (Turn(prefilled: prefilled), ReplyReader())
     while turn.ending == nil {
       let token = sampler.choose(logits)
@@ -101,6 +101,7 @@ public actor Conversation {
       }
     }
     remember(turn, behind: heard)
+    messages += [message, Message(turn.reply)]
     return turn
   }
 
@@ -122,7 +123,7 @@ public actor Conversation {
     let newClips = Array(clips.dropFirst(known.clips))
     let rest = String(decoding: text.utf8.dropFirst(known.text.utf8.count), as: UTF8.self)
     let counts = ["image": newImages.map(\.count), "audio": newClips.map(\.count)]
-    let written = try prompt.expand(rest, soft: counts.filter { prompt.dialogue.media[$0.key] != nil })
+    let written = try prompt.expand(rest, soft: counts)
     let inputs = ModelInputs(tokens: known.waiting + tokenizer.encode(written), images: newImages, clips: newClips)
     try await requireRoom(inputs.tokens.count, behind: known.text.isEmpty ? 0 : engine.position)
     if known.text.isEmpty { try await engine.reset() }
@@ -152,6 +153,5 @@ public actor Conversation {
     memory = heard
     memory.text += tokenizer.decode(turn.tokens)
     memory.waiting = turn.tokens.suffix(1)
-    messages.append(Message(turn.reply))
   }
 }

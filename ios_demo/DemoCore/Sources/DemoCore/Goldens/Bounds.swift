@@ -1,11 +1,11 @@
-/// How far an engine may be from a golden's reference.
+/// How far an engine may be from the reference on all goldens of a modality together.
 public struct Bounds: Sendable, Equatable {
-  /// Nats, mean over the steps; `runtime/gates.py` has the same.
+  /// Nats, mean over all steps; `runtime/gates.py` has the same.
   public var meanKL = 5e-3
-  /// Of the recorded top logits, relative.
+  /// Of the recorded top logits of a golden, relative.
   public var rms = 3e-2
-  /// Whether it may choose other tokens, as torch does.
-  public var allowsOtherTokens = false
+  /// Goldens in which it may choose other tokens, as torch does.
+  public var unequal = 0
 
   public init() {}
 
@@ -23,6 +23,6 @@ public struct Bounds: Sendable, Equatable {
     func bound(_ name: String) -> Double { recorded.first { $0.name == name }?.bound ?? 0 }
     meanKL = max(meanKL, bound("golden_kl_mean"))
     rms = max(rms, bound("golden_rms"))
-    allowsOtherTokens = bound("golden_greedy") > 0
+    unequal = Int(exactly: bound("golden_greedy")) ?? 0
   }
 }

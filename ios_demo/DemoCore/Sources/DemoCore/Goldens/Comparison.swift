@@ -1,7 +1,7 @@
 import Foundation
 
 /// An engine on a golden, fed the golden's tokens, so that each position stands for itself. `runtime/metrics.py` and
-/// `runtime/goldens.py` in Swift.
+/// `runtime/goldens.py` in Swift; `Judgement` says whether that will do.
 public struct Comparison: Sendable, Equatable {
   /// A token may differ where the reference's two largest logits are closer than this.
   public static let nearTie = 0.25
@@ -19,10 +19,6 @@ public struct Comparison: Sendable, Equatable {
   public let largest: Double
 
   public var meanKL: Double { kl.reduce(0, +) / Double(max(kl.count, 1)) }
-
-  public func holds(_ bounds: Bounds) -> Bool {
-    (errors.isEmpty || bounds.allowsOtherTokens) && meanKL <= bounds.meanKL && rms <= bounds.rms
-  }
 
   /// - Parameters:
   ///   - chosen: the engine's greedy tokens, `[steps]`.

@@ -19,6 +19,9 @@ public struct Golden: Sendable {
   public let topIds: [[Int]]
   public let topLogits: [[Double]]
 
+  /// That a replay takes: the last token is not fed.
+  public var positions: Int { inputs.tokens.count + tokens.count - 1 }
+
   /// - Throws: `UserError` if a file is missing or damaged.
   public init(_ entry: GoldenEntry, bundle: URL) throws {
     let path = bundle.appending(path: entry.file)

@@ -2,11 +2,9 @@
 public struct SelfTest: Sendable {
   public let golden: Golden
   private let suppressed: [Int]
-  private let bounds: Bounds
 
-  public init(_ golden: Golden, tokens: Tokens, bounds: Bounds = Bounds()) {
+  public init(_ golden: Golden, tokens: Tokens) {
     self.golden = golden
-    self.bounds = bounds
     suppressed = tokens.suppress
   }
 
@@ -16,7 +14,6 @@ public struct SelfTest: Sendable {
     public let modality: GoldenEntry.Modality
     public let chosen: [Int]
     public let comparison: Comparison
-    public let passed: Bool
   }
 
   /// - Throws: what the engine throws, and `CancellationError`.
@@ -35,8 +32,6 @@ public struct SelfTest: Sendable {
       logits = try await engine.decode(token)
     }
     let comparison = Comparison(golden, chosen: chosen, found: found)
-    return Outcome(
-      name: golden.name, modality: golden.modality, chosen: chosen, comparison: comparison,
-      passed: comparison.holds(bounds))
+    return Outcome(name: golden.name, modality: golden.modality, chosen: chosen, comparison: comparison)
   }
 }

@@ -10,7 +10,7 @@ public struct TensorDigest: Record {
 
 /// Where a golden lies in the bundle.
 public struct GoldenEntry: Record {
-  public enum Modality: String, Decodable, Sendable {
+  public enum Modality: String, Decodable, Sendable, CaseIterable {
     case text, image, audio, long
   }
 

@@ -29,6 +29,14 @@ public struct ImageProcessor: Sendable {
       patches: Tensor([count, Self.patch * Self.patch * 3], values), cells: Tensor([count, 2], cells))
   }
 
+  /// Of a picture's longest side, as many pixels as are worth decoding: twice those that resizing leaves.
+  ///
+  /// - Throws: `UserError` if the proportions are too extreme.
+  public func decodedSide(width: Int, height: Int) throws -> Int {
+    let size = try fittingSize(width: width, height: height)
+    return 2 * max(size.width, size.height)
+  }
+
   private func patch(of image: RGBImage, _ row: Int, _ column: Int) -> [Float] {
     (0..<Self.patch).flatMap { y in
       let start = ((row * Self.patch + y) * image.width + column * Self.patch) * 3

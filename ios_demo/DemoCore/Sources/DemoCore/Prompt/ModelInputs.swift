@@ -27,6 +27,14 @@ public struct ImagePatches: Sendable, Equatable {
   /// Soft tokens that it takes.
   public var count: Int { patches.shape[0] }
 
+  /// - Throws: `UserError` if it has more soft tokens along a side.
+  public func requireSides(upTo longest: Int) throws {
+    let side = Int(cells.values.max() ?? -1) + 1
+    guard side <= longest else {
+      throw UserError("an image of \(side) soft tokens along a side is too long, \(longest) fit: crop it")
+    }
+  }
+
   /// The image that the patches were cut from, `[1, 3, height, width]`.
   public var planes: Tensor {
     let side = ImageProcessor.patch

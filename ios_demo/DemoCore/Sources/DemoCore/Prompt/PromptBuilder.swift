@@ -110,16 +110,17 @@ public struct PromptBuilder: Sendable {
 
   /// A rendered prompt with its media written out; the tokenizer makes its tokens of that.
   ///
-  /// - Parameter soft: by kind, the soft tokens of each medium in the order of their placeholders.
+  /// - Parameter soft: by kind, the soft tokens of each medium in the order of their placeholders. Of kinds that are not
+  ///   among them there are none: a placeholder that somebody typed would be a token without a medium.
   /// - Throws: `UserError` if there are more or fewer placeholders than media.
   public func expand(_ text: String, soft: [String: [Int]]) throws -> String {
-    try soft.sorted { $0.key < $1.key }.reduce(text) { text, entry in
-      let medium = try medium(entry.key)
+    try dialogue.media.sorted { $0.key < $1.key }.reduce(text) { text, entry in
+      let (medium, counts) = (entry.value, soft[entry.key] ?? [])
       let pieces = text.components(separatedBy: medium.placeholder)
-      guard pieces.count == entry.value.count + 1 else {
+      guard pieces.count == counts.count + 1 else {
         throw UserError("leave marks such as \(medium.placeholder) out of what is said")
       }
-      return pieces[0] + zip(entry.value, pieces.dropFirst()).map { medium.written($0) + $1 }.joined()
+      return pieces[0] + zip(counts, pieces.dropFirst()).map { medium.written($0) + $1 }.joined()
     }
   }
 }
