@@ -13,7 +13,9 @@ BUDGET ?=
 # More options of the program, as it takes them: make verify OPTIONS="--baseline dist/last --junit verify.xml"
 OPTIONS ?=
 # As the export calls it: the last part of a folder or id, a GGUF file's without its ending
-BUNDLE  ?= dist/$(TARGET)/$(patsubst %.gguf,%,$(notdir $(patsubst %/,%,$(MODEL))))-$(RECIPE)
+# A revision of a model of the hub, behind an @, is no part of its bundle's name.
+NAMED   := $(if $(wildcard $(MODEL)),$(MODEL),$(firstword $(subst @, ,$(MODEL))))
+BUNDLE  ?= dist/$(TARGET)/$(patsubst %.gguf,%,$(notdir $(patsubst %/,%,$(NAMED))))-$(RECIPE)
 
 PYTHON ?= python3
 VENV   ?= .venv

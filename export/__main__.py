@@ -13,7 +13,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def export_command(
     target: Annotated[str, typer.Option(help="Platform: android, ios or desktop.")] = "android",
-    model: Annotated[str, typer.Option(help="`tiny`, a folder, a GGUF file, or a Hugging Face id.")] = "tiny",
+    model: Annotated[
+        str,
+        typer.Option(help="`tiny`, a folder, a GGUF file, a Hugging Face id, or ID@REVISION (branch, tag, commit)."),
+    ] = "tiny",
     recipe: Annotated[
         str, typer.Option(help="How weights are quantized [the target's]; an unknown name lists them.")
     ] = "",

@@ -59,6 +59,7 @@ class QuantizationRecord(manifest.Record):
     plain_error: float
     grid: dict[str, int]  # groups by grid.Fit, where the source's weights were on a grid already; else empty
     sensitivity: list[Sensitivity] = Field(default_factory=list)  # measured for recipes that have a budget
+    notes: list[str] = Field(default_factory=list)  # where it differs from what its name or recipe promises
 
     @property
     def identity(self) -> str:

@@ -150,9 +150,9 @@ def _spread(groups: Tensor, rows: Tensor) -> Tensor:
     return groups.repeat_interleave(rows.shape[1] // groups.shape[1], 1)
 
 
-def lies_on_grid(samples: Iterable[Tensor]) -> bool:
-    """Whether weights [n, columns] were trained for a grid: ordinary ones are on none by chance, zeros on any."""
-    groups = torch.cat([rows.float().reshape(-1, GROUP) for rows in samples])
+def share_on_grid(samples: Iterable[Tensor]) -> float:
+    """Of groups of weights [n, columns]: ordinary ones are on none by chance; those of zeros, on any, do not count."""
+    groups = torch.cat([torch.empty(0, GROUP), *(rows.float().reshape(-1, GROUP) for rows in samples)])
     groups = groups[groups.any(1)]
     fits = find_grid(groups.numpy())[2]
-    return len(fits) > 0 and float((fits != Fit.NONE).mean()) > ON_GRID
+    return float((fits != Fit.NONE).mean()) if len(fits) else 0.0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 
@@ -15,6 +16,7 @@ from export.folders import bytes_in, require_bundle, require_space, unfinished
 from export.formats import choose_formats, require_memory, require_supported
 from export.gguf import unpack
 from export.models import find_model, model_name
+from export.notes import grid_warnings
 from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
 from export.recipes import RECIPES, TARGETS, Recipe, find_recipe
@@ -34,7 +36,7 @@ class Request:
     """As the command line takes it."""
 
     target: str
-    model: str  # an embedded model's name, a folder, a GGUF file, or an id on the hub
+    model: str  # an embedded model's name, a folder, a GGUF file, an id on the hub, or id@revision
     recipe: str  # empty: the target's
     formats: Sequence[str]  # empty: all that the target ships
     context: int  # positions
@@ -57,6 +59,7 @@ class Summary(Record):
     rounding_error: float  # rms of the difference over rms of the quantized weights
     plain_rounding_error: float  # the same with plain absmax scales
     grid: dict[str, int]  # groups of weights that were on a grid already, by whether they are kept: see grid.Fit
+    warnings: list[str] = Field(default_factory=list)  # of the weights: what is not as one might expect
     minimum_memory: int  # bytes
     gates_held: int
     skipped: dict[str, str]
@@ -124,6 +127,7 @@ def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, sec
         rounding_error=record.error,
         plain_rounding_error=record.plain_error,
         grid=record.grid,
+        warnings=[*record.notes, *grid_warnings(record.grid)],
         minimum_memory=manifest.limits.minimum_memory,
         gates_held=sum(measure.bound is not None for measure in verification.measures),
         skipped=verification.skipped,
@@ -142,6 +146,8 @@ def show(summary: Summary) -> None:
     if total := sum(summary.grid.values()):
         shares = ", ".join(f"{KEPT[fit]} {count / total:.2%}" for fit, count in summary.grid.items() if count)
         console.print(f"  of the groups on the source's grid: {shares}")
+    for warning in summary.warnings:
+        console.print(f"  [yellow]warning[/] {escape(warning)}")
     for name, reason in summary.skipped.items():
         console.print(f"  [yellow]skipped[/] {name}: {escape(reason)}")
     console.print(f"  {summary.seconds:.0f} s; to check it again: python -m runtime verify {escape(summary.bundle)}")

@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from export.calibration.budget import DEFAULT_BUDGET, Budget
 from export.calibration.corpus import Corpus, open_corpus
-from export.calibration.prepare import CALIBRATION_VERSION, Prepared, prepare
+from export.calibration.prepare import Prepared, prepare
 from export.calibration.rounding import rounding_of
 from export.checkpoint import (
     CONFIG,
@@ -23,17 +23,18 @@ from export.checkpoint import (
     TensorError,
     codes_file,
     copy_beside,
-    files_beside,
     read_record,
     same_beside,
 )
 from export.folders import locked, put_in_place, require_space, write_atomically
-from export.generation import read_ends
-from export.grid import GROUP, Fit, keep_grid, lies_on_grid
+from export.given import Given, given_by
+from export.grid import Fit
+from export.notes import calibration_cost, tell
 from export.packed import PackedSource
+from export.plan import CALIBRATED, PLAN, make_plan, start_or_resume, tell_why
 from export.pool import worker_pool
-from export.recipes import PROJECTION, Recipe
-from export.schemes import INT4, Rounding, Scheme
+from export.recipes import Recipe
+from export.schemes import Scheme
 from export.shards import ShardWriter
 from export.sources import INDEX, Source, Stored
 from export.streaming import Job, TensorResult, stream_tensor
@@ -44,12 +45,6 @@ from runtime.manifest import RECORD
 from runtime.progress import Advance, progress
 
 SHARD_BYTES = 512 * 2**20  # of source in one shard: what a kill can cost
-VERSION = 2  # of the algorithm; work begun by another one is not resumed
-PLAN = ".plan.json"
-SAMPLED_ROWS = 64
-CALIBRATED = ".calibrated"  # folder of what was found on the calibration data
-# Of tokenizer and processor. A chat template is none of them: calibration takes no more than a few tokens of it.
-READING_FILES = re.compile(r"^(tokenizer|special_tokens_map|added_tokens|vocab|merges|(video_)?(pre)?processor_config)")
 RESULTS = TypeAdapter(list[TensorResult])
 Shard = list[Job]
 
@@ -71,11 +66,14 @@ def quantize(
             being written by another run.
     """
     _refuse_unfit(source, recipe)
-    given, budget = _roundings_given(source, recipe), _budget(recipe, budget)
-    corpus = open_corpus(calibration) if recipe.method != "plain" and not given else None
-    work = _Work(source, recipe, name, folder, given, corpus, budget, _plan(source, recipe, corpus, budget))
+    given, budget = given_by(source, recipe, name), _budget(recipe, budget)
+    corpus = open_corpus(calibration) if recipe.method != "plain" and not given.roundings else None
+    plan = make_plan(source, recipe, corpus, budget, given.found)
+    work = _Work(source, recipe, name, folder, given, corpus, budget, plan)
     if (record := read_record(folder)) and record.plan == work.plan:
         return _refreshed(source, record, name, folder)
+    if record:
+        tell_why(folder, record.plan, plan)
     with locked(folder) as partial:
         record = _finished(partial, work.plan) or _make(work, partial)
         _tidy(partial)
@@ -91,40 +89,27 @@ class _Work:
     recipe: Recipe
     name: str
     folder: Path  # of the result
-    given: Mapping[str, Rounding]  # by name of weight, where the source decides
+    given: Given  # what the source decides
     corpus: Corpus | None  # to calibrate on
     budget: Budget | None
     plan: dict[str, Any]  # what must be equal for a result to serve again
 
 
-def _plan(source: Source, recipe: Recipe, corpus: Corpus | None, budget: Budget | None) -> dict[str, Any]:
-    plan: dict[str, Any] = {"version": VERSION, "source": source.fingerprint, "recipe": recipe.name}
-    if corpus:
-        plan |= {"calibration": corpus.fingerprint, "calibration_version": CALIBRATION_VERSION,
-                 "reading": _reading(source.folder)}  # fmt: skip
-    return plan | {"budget": asdict(budget)} if budget else plan
-
-
-def _reading(folder: Path) -> str:
-    """sha256 of what turns texts and media into what a model is calibrated on."""
-    digest = hashlib.sha256(f"{read_ends(folder).bos}".encode())
-    for path in (path for path in files_beside(folder) if READING_FILES.search(path.name)):
-        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
 def _make(work: _Work, partial: Path) -> QuantizationRecord:
     """All of the checkpoint, in `partial`."""
     source, recipe = work.source, work.recipe
-    _start_or_resume(partial, work.plan)
+    start_or_resume(partial, work.plan)
     require_space(work.folder, quantized_bytes(source, recipe), "the quantized checkpoint")
+    for note in work.given.notes:
+        tell(note)
     prepared = Prepared(recipe, [])
     if work.corpus:
+        tell(calibration_cost(source, recipe))
         prepared = prepare(source, recipe, work.corpus, work.budget, partial / CALIBRATED)
     shards = [[_rounded(job, work, prepared.recipe, partial) for job in shard]
               for shard in _shards(source, prepared.recipe)]  # fmt: skip
     results = _write_shards(source, shards, partial)
-    record = _record(source, prepared, work.name, work.plan, results)
+    record = _record(work, prepared, results)
     _finish(source, shards, record, partial)
     return record
 
@@ -173,28 +158,6 @@ def _refuse_unfit(source: Source, recipe: Recipe) -> None:
                         "measure: choose RECIPE=int4-gptq")  # fmt: skip
 
 
-def _roundings_given(source: Source, recipe: Recipe) -> dict[str, Rounding]:
-    """By name of weight, where the source decides already: its weights are packed, or were trained for a grid."""
-    if isinstance(source, PackedSource):
-        return {name: source.rounding(name) for name in source.tensors if source.scheme_of(name)}
-    schemes = {
-        name: scheme for name in source.tensors if PROJECTION.search(name) and (scheme := recipe.scheme_of(name))
-    }
-    if not schemes or not _was_trained_for_grid(source, list(schemes)):
-        return {}
-    if set(schemes.values()) != {INT4}:
-        raise UserError(f"{source.folder} has weights on a grid of 4 bits in groups of {GROUP}, which recipe "
-                        f"{recipe.name} would round anew: choose RECIPE=int4, which keeps them")  # fmt: skip
-    return {name: keep_grid for name in source.tensors if recipe.scheme_of(name)}
-
-
-def _was_trained_for_grid(source: Source, projections: list[str]) -> bool:
-    """Told by some rows of the first and the last."""
-    whole = [name for name in projections if source.tensors[name].shape[-1] % GROUP == 0]
-    samples = [source.rows(name, 0, SAMPLED_ROWS) for name in whole[:1] + whole[-1:]]
-    return bool(samples) and lies_on_grid(samples)
-
-
 def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
     if budget and not recipe.wants_budget:
         raise UserError(f"recipe {recipe.name} has no budget: leave BUDGET out, or choose RECIPE=auto")
@@ -204,7 +167,7 @@ def _budget(recipe: Recipe, budget: Budget | None) -> Budget | None:
 def _rounded(job: Job, work: _Work, recipe: Recipe, partial: Path) -> Job:
     """Rounds as the source decides, else as calibration found best."""
     name, tied = job.stored.name, work.source.config.tie_word_embeddings
-    if rounding := work.given.get(name):
+    if rounding := work.given.roundings.get(name):
         return replace(job, rounding=rounding, given=True)
     if not work.corpus or not job.scheme or (name.endswith(EMBEDDING) and not tied):
         return job  # an embedding that is no head multiplies nothing that calibration could have seen
@@ -215,20 +178,6 @@ def _finished(partial: Path, plan: dict[str, Any]) -> QuantizationRecord | None:
     """Of a run of the same plan that was killed after its last write: the record is what it writes last."""
     record = read_record(partial)
     return record if record and record.plan == plan else None
-
-
-def _start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
-    """Keeps what an interrupted run of the same plan has finished."""
-    try:
-        same = json.loads((partial / PLAN).read_text()) == plan
-    except (OSError, json.JSONDecodeError):
-        same = False
-    if not same:
-        for mark in (RECORD, PLAN):  # first: what a kill leaves of the rest must not be taken for work of that plan
-            (partial / mark).unlink(missing_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_atomically(partial / PLAN, json.dumps(plan))
 
 
 def quantized_bytes(source: Source, recipe: Recipe) -> int:
@@ -278,15 +227,13 @@ def _write_shard(source: Source, shard: Shard, path: Path, pool: Any, advance: A
         return [stream_tensor(source, job, write, pool, advance) for job in shard]
 
 
-def _record(
-    source: Source, prepared: Prepared, name: str, plan: dict[str, Any], results: list[TensorResult]
-) -> QuantizationRecord:
+def _record(work: _Work, prepared: Prepared, results: list[TensorResult]) -> QuantizationRecord:
     recipe = prepared.recipe
     quantized = [result for result in results if result.energy]
     return QuantizationRecord(
-        source=_describe(source, name, results),
-        source_path=str(source.folder.absolute()),
-        plan=plan,
+        source=_describe(work.source, work.name, results),
+        source_path=str(work.source.folder.absolute()),
+        plan=work.plan,
         recipe=manifest.Recipe(name=recipe.name, description=recipe.description, kv_bits=recipe.kv_bits,
                                bits_per_weight=_bits_per_weight(results)),
         tensors=[result.digest for result in results],
@@ -296,6 +243,7 @@ def _record(
         plain_error=_rms(*_totals(quantized, "plain_error")),
         grid=_grid([result.fits for result in quantized if result.fits]),
         sensitivity=prepared.sensitivity,
+        notes=work.given.notes,
     )  # fmt: skip
 
 

@@ -6,10 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from export.grid import GROUP, Fit, find_grid, keep_grid, lies_on_grid
+from export.grid import GROUP, ON_GRID, Fit, find_grid, keep_grid, share_on_grid
 from export.schemes import INT4, INT8, dequantize, quantize_rows, unpack
 
 EXPONENTS = st.integers(-10, 3)
+
+
+def lies_on_grid(samples: list[Tensor]) -> bool:
+    """As exports ask."""
+    return share_on_grid(samples) > ON_GRID
 
 
 def codes(seed: int, rows: int = 64, lowest: int = -8) -> Tensor:

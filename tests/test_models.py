@@ -1,5 +1,6 @@
 """Downloads that break off: whatever the hub's client makes of it, one line."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from runtime.errors import UserError
 
 ERRORS = [
     httpx2.ReadError(""), httpx2.ConnectError("no route\nto host"), httpx2.ReadTimeout("timed out"),
-    httpx2.RemoteProtocolError("peer closed connection"), httpx2.ProxyError("407"), OSError(28, "No space left"),
+    httpx2.RemoteProtocolError("peer closed connection"), httpx2.ProxyError("407"), OSError("Name not known"),
 ]  # fmt: skip
 FIND = """
 import typer
@@ -43,8 +44,35 @@ def test_a_broken_download_is_told(monkeypatch: pytest.MonkeyPatch, error: Excep
         find_model("google/gemma-4-12B-it")
     reason = (str(error) or type(error).__name__).splitlines()[0]
     assert str(found.value).startswith(f"google/gemma-4-12B-it could not be downloaded ({reason}): run again when")
-    monkeypatch.setattr("export.models.snapshot_download", lambda *_, **__: "there")
+    monkeypatch.setattr("export.models.snapshot_download", lambda *_, dry_run=False, **__: [] if dry_run else "there")
     assert find_model("google/gemma-4-12B-it") == Path("there"), "control"
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [(OSError(errno.ENOSPC, "No space left on device"), True), (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+     (RuntimeError("Data processing error: No space left on device (os error 28)"), True),
+     (caused(RuntimeError("a worker failed"), OSError(errno.ENOSPC, "full")), True),
+     (OSError(errno.ECONNRESET, "Connection reset by peer"), False), (RuntimeError("connection closed"), False)],
+)  # fmt: skip
+def test_a_full_disk_is_not_taken_for_a_broken_network(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, full: bool
+) -> None:
+    def broken(*_: object, dry_run: bool = False, **__: object) -> list[object]:
+        if dry_run:
+            return []
+        raise error
+
+    monkeypatch.setattr("export.models.snapshot_download", broken)
+    with pytest.raises(UserError) as found:
+        find_model("google/gemma-4-12B-it")
+    assert ("is full: make room there or have HF_HOME name" in str(found.value)) == full
+    assert ("when there is network" in str(found.value)) != full
 
 
 @pytest.fixture

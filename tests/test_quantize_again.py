@@ -12,6 +12,7 @@ from export import checkpoint, folders
 from export import quantize as quantizer
 from export.calibration.corpus import open_corpus
 from export.checkpoint import CheckpointWeights, QuantizationRecord
+from export.plan import CALIBRATED, make_plan, reading, start_or_resume
 from export.quantize import quantize
 from export.recipes import RECIPES
 from export.sources import open_source
@@ -110,8 +111,8 @@ def test_what_calibration_read_through_is_of_the_plan(source: Path, name: str, c
 
     def plans() -> list[dict[str, Any]]:
         opened = open_source(source)
-        return [quantizer._plan(opened, RECIPES["int4-gptq"], open_corpus(None), None),
-                quantizer._plan(opened, RECIPES["int4"], None, None)]  # fmt: skip
+        return [make_plan(opened, RECIPES["int4-gptq"], open_corpus(None), None),
+                make_plan(opened, RECIPES["int4"], None, None)]  # fmt: skip
 
     before = plans()
     assert plans() == before, "control"
@@ -120,11 +121,44 @@ def test_what_calibration_read_through_is_of_the_plan(source: Path, name: str, c
 
 
 def test_where_texts_begin_is_of_the_plan(source: Path) -> None:
-    before = quantizer._reading(source)
+    before = reading(source)
     (source / "generation_config.json").write_text('{"top_k": 5}')
-    assert quantizer._reading(source) == before
+    assert reading(source) == before
     (source / "generation_config.json").write_text('{"bos_token_id": 7}')
-    assert quantizer._reading(source) != before
+    assert reading(source) != before
+
+
+def test_a_template_within_a_configuration_is_not_of_the_plan(source: Path) -> None:
+    """As in releases that have no file of it."""
+    found = []
+    for settings in ({"add_bos_token": True}, {"add_bos_token": True, "chat_template": "{{ mended }}"},
+                     {"add_bos_token": True, "bos_token": None}, {"add_bos_token": False}):  # fmt: skip
+        (source / "tokenizer_config.json").write_text(json.dumps(settings))
+        found.append(reading(source))
+    assert found[0] == found[1]
+    assert found[0] not in found[2:] and found[2] != found[3], "control: all else counts"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("tokenizer.json", '{"other": 1}'), ("generation_config.json", '{"bos_token_id": 7}'), ("config.json", None)],
+)
+def test_a_calibration_that_is_dropped_is_told_with_what_changed(
+    source: Path, tmp_path: Path, name: str, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def begin() -> str:
+        start_or_resume(partial, make_plan(open_source(source), RECIPES["int4-gptq"], open_corpus(None), None))
+        return capsys.readouterr().err
+
+    partial = tmp_path / ".out.partial"
+    assert begin() == ""
+    (partial / CALIBRATED).mkdir()
+    assert begin() == "" and (partial / CALIBRATED).exists(), "control: nothing changed"
+    (source / name).write_text(text or (source / name).read_text() + " ")
+    told = {"generation_config.json": "bos_token_id", "config.json": "config.json or a file of weights"}.get(name, name)
+    assert f"is of another state of {told}; MODEL=id@revision" in begin() and not (partial / CALIBRATED).exists()
+    (source / "tokenizer.json").write_text("{}  ")
+    assert begin() == "", "control: there was nothing that took long"
 
 
 # Kills

@@ -11,15 +11,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from export.checkpoint import CheckpointWeights, QuantizationRecord
+from export.given import given_by
+from export.notes import grid_warnings
 from export.packed import open_checkpoint
+from export.pipeline import Summary, show
 from export.quantize import quantize
 from export.recipes import PROJECTION, RECIPES
+from export.schemes import quantize_rows
 from export.sources import SINGLE
 from runtime.errors import UserError
 from runtime.sessions.reference import load_model
 from tests import random_models as models
 
 GROUP = 32
+EMBEDDING = "model.language_model.embed_tokens.weight"
 ARGUMENTS = {
     "num_bits": 4,
     "type": "int",
@@ -149,6 +154,89 @@ def test_packed_weights_pass_through(packed: Path, tmp_path: Path) -> None:
     assert embedding.dtype == "int8"
     sources = load_model(packed).state_dict(), load_model(tmp_path / "out").state_dict()
     assert torch.equal(*(each["model.language_model.layers.1.mlp.up_proj.weight"] for each in sources))
+
+
+def set_embedding(folder: Path, values: Tensor) -> None:
+    tensors = load_file(folder / SINGLE)
+    assert tensors[EMBEDDING].shape == values.shape
+    save_file(tensors | {EMBEDDING: values.bfloat16()}, folder / SINGLE, {"format": "pt"})
+
+
+@pytest.mark.parametrize("recipe", ["int4", "int4-gptq"])
+def test_an_embedding_on_a_grid_beside_packed_weights_is_kept(packed: Path, tmp_path: Path, recipe: str) -> None:
+    """To the bit, also where a few special tokens are not on it: those are rounded."""
+    values = dense(*on_grid(load_file(packed / SINGLE)[EMBEDDING].float(), digits=5))
+    values[:3] = torch.randn(3, values.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(values, values.bfloat16().float())
+    set_embedding(packed, values)
+    record = run(packed, tmp_path / "out", recipe)
+    kept = CheckpointWeights(tmp_path / "out").packed(EMBEDDING)
+    assert kept is not None and torch.equal(torch.from_numpy(kept.dense)[3:], values[3:])
+    assert not torch.equal(torch.from_numpy(kept.dense)[:3], values[:3]), "control"
+    assert record.grid["none"] == 3 * values.shape[1] // GROUP and not record.notes
+    assert torch.equal(load_model(tmp_path / "out").state_dict()[EMBEDDING][3:], values[3:])
+
+
+@pytest.mark.parametrize(("recipe", "noted"), [("int4", False), ("int4-gptq", True), ("int4-g128-gptq", True)])
+def test_control_an_embedding_on_no_grid_is_rounded_plainly_and_that_is_told(
+    packed: Path, tmp_path: Path, recipe: str, noted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run(packed, tmp_path / "out", recipe)
+    values, scheme = load_file(packed / SINGLE)[EMBEDDING].float(), RECIPES[recipe].scheme_of(EMBEDDING)
+    found = CheckpointWeights(tmp_path / "out").packed(EMBEDDING)
+    assert found is not None and scheme is not None and not torch.equal(torch.from_numpy(found.dense), values)
+    assert torch.equal(torch.from_numpy(found.codes), quantize_rows(values, scheme).packed)
+    told = f"{EMBEDDING} is rounded plainly, not as {recipe} says"
+    assert [note.startswith(told) for note in record.notes] == [True] * noted
+    assert (told in capsys.readouterr().err) == noted
+    assert run(packed, tmp_path / "out", recipe).notes == record.notes, "and again, of the checkpoint that is there"
+
+
+def test_an_embedding_that_was_rounded_is_made_again_where_it_can_be_kept(packed: Path, tmp_path: Path) -> None:
+    """The plan tells what is kept; of sources with nothing to keep it is what it was before there was such a choice."""
+    assert "grid" not in run(packed, tmp_path / "out").plan
+    set_embedding(packed, dense(*on_grid(load_file(packed / SINGLE)[EMBEDDING].float(), digits=5)))
+    assert run(packed, tmp_path / "out").plan["grid"] == [EMBEDDING]
+
+
+# Names that promise a grid
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "config", "recipe", "noted"),
+    [("gemma-4-12B-it-qat-q4_0", "source", {}, "int4", True), ("mine", "gemma-QAT", {}, "int8", True),
+     ("mine", "source", {"_name_or_path": "google/gemma-qat"}, "int4-g128", True),
+     ("mine", "source", {}, "int4", False), ("aquatic", "equator", {"_name_or_path": "some/Qatar"}, "int4", False),
+     ("gemma-qat", "source", {}, "float", False)],
+)  # fmt: skip
+def test_a_name_that_promises_a_grid_which_is_not_there(
+    tmp_path: Path, name: str, folder: str, config: dict[str, str], recipe: str, noted: bool
+) -> None:
+    source = tmp_path / folder
+    models.save(models.random_model(models.random_config()), source)
+    settings = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(settings | config))
+    notes = given_by(open_checkpoint(source), RECIPES[recipe], name).notes
+    wanted = "named QAT but not on a 4-bit grid: 0% of the sampled groups are; rounded anew"
+    assert notes == [wanted] * noted
+
+
+def test_control_a_name_that_holds(trained: Path, packed: Path) -> None:
+    assert not given_by(open_checkpoint(trained), RECIPES["int4"], "gemma-qat").notes
+    assert not given_by(open_checkpoint(packed), RECIPES["int4"], "gemma-qat").notes
+
+
+@pytest.mark.parametrize(
+    ("unfit", "told"), [(0, ""), (30, ""), (31, "3.1% of the groups"), (480, "48.0% of the groups")]
+)
+def test_groups_that_are_rounded_anew_are_warned_of(unfit: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = {"none": unfit // 2, "exact": 900 - unfit, "bf16": 60, "scale": 40, "unfit": unfit - unfit // 2}
+    found = grid_warnings(grid)
+    assert [warning.partition(" were rounded anew")[0] for warning in found] == [told] * bool(told)
+    show(Summary(bundle="b", bytes=0, bits_per_weight=0, rounding_error=0, plain_rounding_error=0, minimum_memory=0,
+                 grid=grid, warnings=found, gates_held=0, compared=True, skipped={}, seconds=0))  # fmt: skip
+    assert capsys.readouterr().out.count("warning") == bool(told)
+    assert not grid_warnings({}), "control: nothing was on a grid"
 
 
 def test_control_scales_that_no_format_holds_are_counted(packed: Path, tmp_path: Path) -> None:
