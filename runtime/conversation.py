@@ -1,7 +1,11 @@
-"""Several turns over one session: the cache is kept, and only what a new turn adds is prefilled."""
+"""Several turns over one session: the cache is kept, and only what a new turn adds is prefilled.
+
+A template may write a turn that is over in another way than the model read and wrote it: Gemma 4's own leaves out
+thoughts, and the empty one that a prompt without thinking ends in. Then the cache is taken back to where both agree.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +15,7 @@ from runtime.errors import UserError
 from runtime.manifest import Tokens
 from runtime.prompt import KINDS, Message, Prompter, media_paths
 from runtime.reply import Piece, Reader, Reply, parse_call
-from runtime.sessions.base import Logits, ModelInputs, Session
+from runtime.sessions.base import Logits, ModelInputs, Rewindable, Session
 
 Choose = Callable[[Logits], int]
 
@@ -35,11 +39,13 @@ class Turn:
 
 @dataclass
 class Memory:
-    """What the session's cache holds, as text; and tokens of it that are chosen but not in there yet."""
+    """What the session's cache holds, as text and as tokens; and tokens that are chosen but not in there yet."""
 
-    text: str = ""
+    text: str = ""  # with those that wait
     media: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))  # how many of each kind
+    ids: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    behind_media: tuple[int, int] = (0, 0)  # where the last medium ends, in `text` and in `ids`
 
 
 class Conversation:
@@ -111,24 +117,41 @@ class Conversation:
             raise UserError("nothing was said: write something, or name an image, a video or a clip")
         text = self.prompter.render(messages, **self._options)
         media = {kind: media_paths(messages, kind) for kind in KINDS}
-        counts = {kind: len(paths) for kind, paths in media.items()}
-        memory = self._memory if self._goes_on(text, counts) else Memory()
-        new = {kind: paths[memory.media[kind] :] for kind, paths in media.items()}
-        inputs = self.prompter.read(text[len(memory.text) :], new)
-        ids = np.concatenate([np.array(memory.waiting, np.int64), inputs.input_ids])
-        inputs = ModelInputs(**inputs.arrays() | {"input_ids": ids})
-        self._require_room(len(ids) + (self.session.position if memory.text else 0))
-        if not memory.text:
+        inputs, position = self._unheard(text, media)
+        self._require_room(position + len(inputs.input_ids))
+        if position != self.session.position and not self._go_back(position):
+            inputs, position = self.prompter.read(text, media), 0
             self.session.reset()
-            self._memory = Memory()
+        held, self._memory = self._memory if position else Memory(), Memory()  # in case that the engine stops
         logits = self.session.prefill(inputs)
-        self._memory = Memory(text, counts)
-        return logits, len(ids)
+        self._memory = self._heard(text, media, held, held.ids[:position] + inputs.input_ids.tolist())
+        return logits, len(inputs.input_ids)
 
-    def _goes_on(self, text: str, media: dict[str, int]) -> bool:
-        """Whether the cache holds the beginning: a template may drop thoughts from turns that are over."""
-        more = media != self._memory.media
-        return bool(self._memory.text) and text.startswith(self._memory.text) and (self._splits_media or not more)
+    def _go_back(self, position: int) -> bool:
+        return position > 0 and isinstance(self.session, Rewindable) and self.session.rewind(position)
+
+    def _unheard(self, text: str, media: Mapping[str, list[str]]) -> tuple[ModelInputs, int]:
+        """What the cache lacks, and the position where that begins."""
+        held, (start, at) = self._memory, self._memory.behind_media
+        new = {kind: paths[held.media[kind] :] for kind, paths in media.items()}
+        if held.text and (self._splits_media or not any(new.values())):
+            if text.startswith(held.text):
+                return _behind(held.waiting, self.prompter.read(text[len(held.text) :], new)), len(held.ids)
+            if text.startswith(held.text[:start]):
+                inputs = self.prompter.read(text[start:], new)
+                same = _common(inputs.input_ids[:-1].tolist(), held.ids[at:])
+                return ModelInputs(**inputs.arrays() | {"input_ids": inputs.input_ids[same:]}), at + same
+        return self.prompter.read(text, media), 0
+
+    def _heard(self, text: str, media: Mapping[str, list[str]], before: Memory, ids: list[int]) -> Memory:
+        """With what was prefilled."""
+        counts = {kind: len(paths) for kind, paths in media.items()}
+        if counts == before.media:
+            return Memory(text, counts, ids, behind_media=before.behind_media)
+        start = max(text.rfind(mark) + len(mark) for mark in _placeholders(self.prompter))
+        tail = self.prompter.encode(text[start:]).tolist()
+        found = bool(tail) and ids[-len(tail) :] == tail
+        return Memory(text, counts, ids, behind_media=(start, len(ids) - len(tail)) if found else (len(text), len(ids)))
 
     def _require_room(self, positions: int) -> None:
         if positions >= self._context:
@@ -138,6 +161,7 @@ class Conversation:
     def _remember(self, turn: Turn) -> None:
         """The last token was chosen, but no engine has seen it."""
         self._memory.text += self.prompter.decode(turn.tokens, special=True)
+        self._memory.ids += turn.tokens[:-1]
         self._memory.waiting = turn.tokens[-1:]
         self.messages.append(message_of(turn.reply))
 
@@ -148,10 +172,28 @@ def message_of(reply: Reply) -> Message:
     return {"role": "assistant", "content": reply.text} | ({"tool_calls": calls} if calls else {})
 
 
+def _placeholders(prompter: Prompter) -> list[str]:
+    """What the template writes for media, of the kinds that the processor knows."""
+    names = (f"{name}_token" for name in KINDS)
+    return [mark for name in names if (mark := getattr(prompter.processor, name, None))]
+
+
+def _behind(tokens: Sequence[int], inputs: ModelInputs) -> ModelInputs:
+    """With tokens before them."""
+    ids = np.concatenate([np.array(tokens, np.int64), inputs.input_ids])
+    return ModelInputs(**inputs.arrays() | {"input_ids": ids})
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 def _function(written: str) -> dict[str, Any]:
-    """Arguments as the model wrote them, so that they are what the cache holds; parsed ones are for the caller."""
+    """Arguments as an object, which Gemma 4's template asks for; as the model wrote them where they are none."""
     name, _, arguments = written.partition("call:")[2].partition("{")
-    return {"name": name, "arguments": arguments.removesuffix("}")}
+    return parse_call(written) or {"name": name, "arguments": arguments.removesuffix("}")}
 
 
 def parsed_calls(reply: Reply) -> list[dict[str, Any]]:

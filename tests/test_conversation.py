@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 from runtime.__main__ import app
 from runtime.chat import Settings, interruptible, open_conversation
-from runtime.conversation import Conversation, Turn
+from runtime.conversation import Conversation, Memory, Turn, message_of
 from runtime.errors import UserError
 from runtime.prompt import user
+from runtime.reply import Piece, Reply
 from runtime.sessions.onnx import OnnxSession
 from runtime.sessions.reference import ReferenceSession
 from tests.random_models import relative_rms
@@ -65,6 +66,57 @@ def test_later_turns_prefill_what_is_new_and_answer_the_same(bundle: Path, engin
     whole = say(fresh, "Continue: The old man went down to the sea")
     assert second.tokens == whole.tokens and second.prefilled < whole.prefilled - 50
     assert kept.session.position == fresh.session.position
+
+
+@pytest.fixture
+def rewriting(bundle_copy: Path) -> Path:
+    """Its template does with turns that are over what the published one does: an empty thought ends a prompt and is in
+    no later one, and arguments of calls are objects."""
+    path = bundle_copy / "chat_template.jinja"
+    text, begin = path.read_text(), "{{ '<|turn>model\\n' }}"
+    assert text.count(begin) == text.count("arguments if arguments is string") == 1
+    text = text.replace(begin, "{{ '<|turn>model\\n' + ('' if think else '<|channel>thought\\n<channel|>') }}")
+    path.write_text(
+        text.replace("(arguments if arguments is string", "(raise_exception('no object') if arguments is string")
+    )
+    return bundle_copy
+
+
+def test_turns_that_the_template_writes_anew_are_taken_back(rewriting: Path, boot: str) -> None:
+    """As far as the first image: what is behind it is compared, and only what differs is prefilled."""
+    kept, fresh = conversation(rewriting), conversation(rewriting)
+    say(kept, "What is shown?", images=(boot,))
+    second = say(kept, "Continue: The old man went down to the sea")
+    third = say(kept, "What is shown?", images=(boot,))
+    assert "thought" in kept._memory.text and kept.session.position == len(kept._memory.ids)
+    for turn, count in (second, 2), (third, 4):
+        fresh.messages[:] = kept.messages[:count]
+        fresh._memory = Memory()
+        whole = say(fresh, "Continue: The old man went down to the sea" if turn is second else "What is shown?",
+                    images=() if turn is second else (boot,))  # fmt: skip
+        assert turn.tokens == whole.tokens and turn.prefilled < whole.prefilled - 20
+
+
+def test_an_engine_that_cannot_go_back_reads_again(rewriting: Path) -> None:
+    kept, fresh = conversation(rewriting, "genai"), conversation(rewriting, "genai")
+    say(kept, "Continue: The sea")
+    second = say(kept, "Continue: The dog")
+    fresh.messages += kept.messages[:2]
+    whole = say(fresh, "Continue: The dog")
+    assert second.tokens == whole.tokens and second.prefilled == whole.prefilled
+
+
+def test_calls_come_back_as_objects(rewriting: Path) -> None:
+    """What the model wrote in no such form stays text, which the template may refuse."""
+    prompter = conversation(rewriting).prompter
+    written = {'call:weather{days:2,city:<|"|>Oslo<|"|>}': "", "call:weather{days:}": "no object"}
+    for call, refused in written.items():
+        answer = message_of(Reply([Piece("call", ""), Piece("call", call)]))
+        if not refused:
+            assert 'call:weather{city:<|"|>Oslo<|"|>,days:2}' in prompter.render([*user("Hello"), answer])
+        else:
+            with pytest.raises(UserError, match=refused):
+                prompter.render([*user("Hello"), answer])
 
 
 def test_control_what_was_said_before_matters(bundle: Path) -> None:

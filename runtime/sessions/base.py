@@ -54,6 +54,14 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class Rewindable(Protocol):
+    """A session that can be taken back."""
+
+    def rewind(self, position: int) -> bool:
+        """Forgets what stands there and behind, if what earlier positions need is still there; says whether it did."""
+
+
+@runtime_checkable
 class Encoder(Protocol):
     """A session that can run what embeds images and clips alone, without touching its sequence."""
 

@@ -46,6 +46,13 @@ class CoreaiSession:
         """Slots that this sequence has not written yet are hidden by their positions, whatever they hold."""
         self.position = 0
 
+    def rewind(self, position: int) -> bool:
+        """See Rewindable. A ring holds a window and a step, so that a step's worth may be written over."""
+        if self.position - position > self.max_step:
+            return False
+        self.position = position
+        return True
+
     def prefill(self, inputs: ModelInputs) -> Logits:
         """Raises:
         UserError: no room for so many positions, or an image longer than a step; what was there before stays.

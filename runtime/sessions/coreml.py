@@ -11,7 +11,7 @@ from runtime.manifest import Artifact, Host, Port, Program, Tokens, read_manifes
 from runtime.mil import Package
 from runtime.sessions import coreml_native
 from runtime.sessions.base import Logits, ModelInputs
-from runtime.sessions.coreml_host import Call, Embedding, inputs_of, plan_calls
+from runtime.sessions.coreml_host import Call, Embedding, inputs_of, plan_calls, survives
 from runtime.sessions.coreml_native import NativePackage
 from runtime.sessions.soft_tokens import encode, frames_as_images, place_soft_tokens, without_placeholders
 from runtime.sessions.steps import number_blocks
@@ -59,6 +59,13 @@ class CoremlSession:
     def reset(self) -> None:
         self.position = 0
         self._states = [chunk.new_state() for chunk in self._chunks]
+
+    def rewind(self, position: int) -> bool:
+        """See Rewindable."""
+        if not all(survives(layers, position, self.position) for layers in self.host.attention.values()):
+            return False
+        self.position = position
+        return True
 
     def prefill(self, inputs: ModelInputs) -> Logits:
         """Raises:

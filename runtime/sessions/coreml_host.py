@@ -98,6 +98,11 @@ def held(call: Call, layers: Attention) -> NDArray[np.int64]:
     return slot + (last - slot) // layers.slots * layers.slots
 
 
+def survives(layers: Attention, position: int, end: int) -> bool:
+    """Whether what a position sees is still there when all up to `end` has been written."""
+    return not layers.window or end <= layers.slots or end - position <= layers.slots - layers.window
+
+
 def visible(call: Call, layers: Attention) -> NDArray[np.bool_]:
     """[length, slots]: causal or of the same image, within the window, and ever written."""
     in_slot = held(call, layers)

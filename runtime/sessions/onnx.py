@@ -47,6 +47,14 @@ class OnnxSession:
         self.position = 0
         self._caches = {name: OrtValue.ortvalue_from_numpy(cache) for name, cache in self._empty_caches()}
 
+    def rewind(self, position: int) -> bool:
+        """See Rewindable. The engine moves rows of a sliding layer's cache once it is full; until then each has a place
+        of its own."""
+        if self._window_slots and self.position > self._window_slots:
+            return False
+        self.position = position
+        return True
+
     @property
     def cache_bytes(self) -> dict[str, int]:
         """Of each cache, by the name of its input; memory that no position has reached is not yet taken."""
@@ -136,10 +144,14 @@ class OnnxSession:
         graph = exact_graph(self.folder / self._config["model"]["decoder"]["filename"]).SerializeToString()
         return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
+    @property
+    def _window_slots(self) -> int:
+        """Of a sliding layer's cache; 0 where there is none."""
+        found = self._config["model"]["decoder"].get("sliding_window", {"window_size": 0, "cache_slack": 0})
+        return found["window_size"] + found["cache_slack"]
+
     def _empty_caches(self) -> list[tuple[str, NDArray]]:
-        window = self._config["model"]["decoder"].get("sliding_window", {"window_size": 0, "cache_slack": 0})
-        slots = {"slots": self.context,
-                 "window_slots": min(self.context, window["window_size"] + window["cache_slack"])}  # fmt: skip
+        slots = {"slots": self.context, "window_slots": min(self.context, self._window_slots)}
         ports = [port for port in self._decoder.get_inputs() if port.name.startswith("past_key_values")]
         shapes = [[slots.get(axis, axis) for axis in port.shape] for port in ports]
         return [(port.name, np.zeros(shape, TYPES[port.type])) for port, shape in zip(ports, shapes, strict=True)]
