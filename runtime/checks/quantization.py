@@ -20,6 +20,8 @@ PIECES = 8
 QUESTIONS = 100  # of each modality, or as many as take ...
 EFFORT = 6e13  # ... so many products of a position and a weight: 17 of the 12B's about images
 
+NOTHING_TO_LOSE = "the source answers none of {} questions in the very words: hold out questions that it does answer"
+
 
 def run(job: Job) -> Iterator[Measure]:
     """Held-out text, and the answers to questions about images and clips."""
@@ -34,7 +36,7 @@ def run(job: Job) -> Iterator[Measure]:
         if token is not None and not questions:
             job.skipped[f"accuracy about {modality} data"] = "no question is held out"
         elif token is not None:
-            yield _accuracy(job, modality, questions[:QUESTIONS])
+            yield from _accuracy(job, modality, questions[:QUESTIONS])
 
 
 def _pieces(job: Job, texts: Sequence[str]) -> Iterator[NDArray[np.int64]]:
@@ -65,15 +67,18 @@ def _score(reference: Reference, pieces: Sequence[NDArray[np.int64]]) -> NDArray
     return reference.read(sequences, [np.arange(len(sequence.input_ids)) for sequence in sequences])
 
 
-def _accuracy(job: Job, modality: str, questions: Sequence[Question]) -> Measure:
-    """Share of right answers before and after."""
+def _accuracy(job: Job, modality: str, questions: Sequence[Question]) -> Iterator[Measure]:
+    """Share of right answers before and after; of nothing where the source itself is never right."""
     job.status(f"source and quantized reference asked about {modality} data")
     exams = _affordable([make_exam(job.prompter, modality, question) for question in questions], job)
     before, after = (share_passed(exams, sit(reference, exams), job.manifest.tokens)
                      for reference in (job.source_reference, job.reference))  # fmt: skip
     note = f"{before:.3f} to {after:.3f} of {len(exams)}"
+    if not before:
+        job.skipped[f"accuracy about {modality} data"] = NOTHING_TO_LOSE.format(len(exams))
+        return
     drop = round(before - after, 6)  # 0.75 - 0.7 is more than 0.05 otherwise
-    return job.measure("quantization", "accuracy_drop", drop, modality=modality, note=note)
+    yield job.measure("quantization", "accuracy_drop", drop, modality=modality, note=note)
 
 
 def _affordable(exams: Sequence[Exam], job: Job) -> Sequence[Exam]:

@@ -72,15 +72,15 @@ class StockRunner:
         return "".join(pieces)
 
     def _parts(self, inputs: ModelInputs) -> Iterator[Any]:
-        """Text, images and clips in their order; each is prefilled in one call, so text comes in steps."""
+        """Text, images and clips in their order; each is prefilled in one call, so text and clips come in steps."""
         from executorch.extension.llm import runner
 
-        media = {self.image: _images(inputs), self.audio: _clips(inputs)}
+        media = {self.image: _images(inputs), self.audio: _clips(inputs, self.max_step)}
         ids, at = inputs.input_ids, 0
         while at < len(ids):
             end = at + int(np.argmin(np.append(ids[at:] == ids[at], False)))
             if ids[at] in media:
-                yield next(media[ids[at]])
+                yield from next(media[ids[at]])
             else:
                 end = at + int(np.argmax(np.append(np.isin(ids[at:], list(media)), True)))
                 for start, stop in steps(np.zeros(end - at, bool), self.max_step):
@@ -88,21 +88,23 @@ class StockRunner:
             at = end
 
 
-def _images(inputs: ModelInputs) -> Iterator[Any]:
+def _images(inputs: ModelInputs) -> Iterator[list[Any]]:
     from executorch.extension.llm.runner import make_image_input
 
     if inputs.pixel_values is not None and inputs.image_position_ids is not None:
         for patches, cells in zip(inputs.pixel_values, inputs.image_position_ids, strict=True):
-            yield make_image_input(torch.from_numpy(join_patches(patches, cells)))
+            yield [make_image_input(torch.from_numpy(join_patches(patches, cells)))]
 
 
-def _clips(inputs: ModelInputs) -> Iterator[Any]:
-    """Of one clip after another; the runner calls axes of raw frames bins and frames of a spectrogram."""
+def _clips(inputs: ModelInputs, step: int) -> Iterator[list[Any]]:
+    """Pieces of one clip after another; the runner calls axes of raw frames bins and frames of a spectrogram."""
     from executorch.extension.llm.runner import make_audio_input
 
     if inputs.input_features is not None and inputs.input_features_mask is not None:
         for frames, mask in zip(inputs.input_features, inputs.input_features_mask, strict=True):
-            yield make_audio_input(torch.from_numpy(np.ascontiguousarray(frames[mask.astype(bool)])[None]))
+            heard = np.ascontiguousarray(frames[mask.astype(bool)])[None]
+            pieces = (heard[:, start : start + step] for start in range(0, heard.shape[1], step))
+            yield [make_audio_input(torch.from_numpy(piece.copy())) for piece in pieces]
 
 
 def _spelling(vocabulary: int, folder: Path) -> Path:
