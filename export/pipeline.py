@@ -62,6 +62,7 @@ class Summary(Record):
     warnings: list[str] = Field(default_factory=list)  # of the weights: what is not as one might expect
     minimum_memory: int  # bytes
     gates_held: int
+    compared: bool  # whether what the engines say was held against what the model says
     skipped: dict[str, str]
     seconds: float
 
@@ -130,6 +131,7 @@ def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, sec
         warnings=[*record.notes, *grid_warnings(record.grid)],
         minimum_memory=manifest.limits.minimum_memory,
         gates_held=sum(measure.bound is not None for measure in verification.measures),
+        compared=verification.compared,
         skipped=verification.skipped,
         seconds=round(seconds, 1),
     )
@@ -138,7 +140,8 @@ def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, sec
 def show(summary: Summary) -> None:
     """For people."""
     console = Console(soft_wrap=True)
-    console.print(f"[bold green]verified[/] {escape(summary.bundle)}: {summary.gates_held} gates held")
+    verdict = "[bold green]verified[/]" if summary.compared else "[bold yellow]made, not compared with the model[/]"
+    console.print(f"{verdict} {escape(summary.bundle)}: {summary.gates_held} gates held")
     size, memory = summary.bytes / 1e6, summary.minimum_memory / 1e6
     console.print(f"  {size:.1f} MB, {summary.bits_per_weight:.2f} bits per weight, needs {memory:.0f} MB of memory")
     error, plain = summary.rounding_error, summary.plain_rounding_error

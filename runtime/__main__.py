@@ -220,6 +220,8 @@ def show(result: Verification, bundle: Path, console: Console) -> None:
     failed = sum(not measure.passed for measure in result.measures)
     verdict = "[bold green]verified[/]" if result.passed else f"[bold red]{failed} gates failed[/]"
     console.print(f"{verdict} {escape(printable(bundle))}: {', '.join(result.ran)}")
+    if result.passed and not result.compared:
+        console.print("[yellow]nothing was compared with the model: goldens and lowering were not checked[/]")
 
 
 def _is_explained(measure: Measure) -> bool:

@@ -43,6 +43,8 @@ GATES: Gates = {
     "prompts_wrong": at_most(0, "goldens whose messages no longer render to their tokens"),
     "dialogue_wrong": at_most(0, "conversations that the manifest's pieces of text make another prompt of"),
     "copies_wrong": at_most(0, "files copied into an artifact that differ from the original"),
+    # where there are no goldens
+    "answers_wrong": at_most(0, "kinds of input that an engine answers with no numbers, or with the same to all"),
     # goldens, by the shipped engines
     "golden_missing": at_most(0, "kinds of input that the model takes and no golden has"),
     "golden_greedy": at_most(0, "goldens with other greedy tokens, near ties excepted"),

@@ -296,6 +296,11 @@ class Verification(Record):
     measures: Annotated[list[Measure], Listed]
     passed: bool
 
+    @property
+    def compared(self) -> bool:
+        """Whether what an engine says was held against what the model says."""
+        return not {"goldens", "lowering"}.isdisjoint(self.ran)
+
 
 class Manifest(Record):
     """All that a phone, a CI machine or another team needs to know of a bundle."""

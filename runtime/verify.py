@@ -6,8 +6,8 @@ from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 
-from runtime.checks import bytes as stored_bytes
 from runtime.checks import (
+    answers,
     delegation,
     files,
     goldens,
@@ -19,6 +19,7 @@ from runtime.checks import (
     runner,
     template,
 )
+from runtime.checks import bytes as stored_bytes
 from runtime.errors import UserError, first_line
 from runtime.gates import GATES, Gate, Gates
 from runtime.job import Job
@@ -47,7 +48,16 @@ class Check:
     run: Callable[[Job], Iterator[Measure]]
     needs: tuple[str, ...] = ()  # beside the bundle
     needs_goldens: bool = False
-    formats: tuple[str, ...] = ()  # that it is about; where the bundle has none of them, it is no check of the bundle's
+    without_goldens: bool = False  # goldens say more: where there are any, it is no check of the bundle's
+    formats: tuple[str, ...] = ()  # that it is about; where the bundle has none of them, likewise
+
+    def why_no_part(self, manifest: Manifest) -> str | None:
+        """Why it is no check of a bundle's, or None."""
+        if self.without_goldens and manifest.goldens:
+            return "is for bundles without goldens, and this one has some"
+        if self.formats and not manifest.artifacts.keys() & self.formats:
+            return f"is about {' and '.join(self.formats)}, the bundle holds {', '.join(manifest.artifacts)}"
+        return None
 
 
 CHECKS = {
@@ -56,6 +66,7 @@ CHECKS = {
     "delegation": Check(delegation.run, formats=("executorch",)),
     "packages": Check(packages.run, formats=("coreml",)),
     "template": Check(template.run, needs_goldens=True),
+    "answers": Check(answers.run, without_goldens=True),
     "goldens": Check(goldens.run, needs_goldens=True),
     "runner": Check(runner.run, needs_goldens=True, formats=("executorch",)),
     "preprocessing": Check(preprocessing.run, needs_goldens=True, formats=("onnx",)),
@@ -106,15 +117,10 @@ def verify(
     job = replace(make_job(bundle, quantized, source, evaluation, gates, status, reference), hashed=hashed)
     if evaluation:
         _ = job.held_out  # unreadable data is bad input, not a failed check
-    there = {
-        name: check
-        for name, check in CHECKS.items()
-        if not check.formats or job.manifest.artifacts.keys() & check.formats
-    }
-    for name in (name for name in only if name not in there):
-        raise UserError(f"check {name} is about {' and '.join(CHECKS[name].formats)}, the bundle holds "
-                        f"{', '.join(job.manifest.artifacts)}: leave it out")  # fmt: skip
-    wanted = {name: check for name, check in there.items() if not only or name in only}
+    apart = {name: reason for name, check in CHECKS.items() if (reason := check.why_no_part(job.manifest))}
+    for name in (name for name in only if name in apart):
+        raise UserError(f"check {name} {apart[name]}: leave it out")
+    wanted = {name: check for name, check in CHECKS.items() if name not in apart and (not only or name in only)}
     skipped = {name: reason for name, check in wanted.items() if (reason := _why_not(check, job))}
     ran = [name for name in wanted if name not in skipped]
     found = [once(name, partial(_run, name, wanted[name], job)) for name in ran]

@@ -87,7 +87,7 @@ def order_only(request: Request) -> Summary:
         export.pipeline.open_checkpoint(export.pipeline.find_model(request.model))
     assert {(recipe.name, name) for name in formats} <= EXPORTED, "no test makes such an artifact"
     return Summary(bundle="", bytes=0, bits_per_weight=0, rounding_error=0, plain_rounding_error=0, minimum_memory=0,
-                   grid={}, gates_held=0, skipped={}, seconds=0)  # fmt: skip
+                   grid={}, gates_held=0, compared=True, skipped={}, seconds=0)  # fmt: skip
 
 
 def run(words: list[str]) -> Result:
@@ -126,9 +126,10 @@ def test_there_are_commands_and_none_is_missed() -> None:
     assert len(found) > 20
 
 
-def test_the_control_an_error_line_that_never_comes_up(workplace: Path) -> None:
-    result = run(shlex.split("python -m runtime verify dist/nowhere"))
-    assert result.exit_code == 2 and "there is no such line" not in result.stderr
+def test_control_an_error_line_that_never_comes_up(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, missed in (("there is no such line", "there is no such line"), (None, "== 0")):
+        with pytest.raises(AssertionError, match=missed):
+            test_command(Example("python -m runtime verify dist/nowhere", told), workplace, monkeypatch)
 
 
 def test_an_export_that_no_test_makes_is_seen(workplace: Path) -> None:

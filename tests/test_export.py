@@ -195,7 +195,9 @@ def test_model_too_large_for_the_reference_is_exported_all_the_same(
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("memory", (), {"available": 10_000_000}))
     result = export(tmp_path, "--target", "desktop", "--json")
     assert result.exit_code == 0, result.output
-    skipped = json.loads(result.stdout.strip().splitlines()[-1])["skipped"]
+    told = json.loads(result.stdout.strip().splitlines()[-1])
+    skipped, found = told["skipped"], read_manifest(Path(told["bundle"])).verification
+    assert not told["compared"] and found and "answers" in found.ran
     assert set(skipped) == {"template", "goldens", "preprocessing", "lowering", "rounding", "quantization"}
     assert "the fp32 reference takes" in skipped["lowering"]
 
