@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from export.__main__ import app
 from export.models import EMBEDDED
 from export.schemes import INT4
+from runtime.sessions import genai, onnx
 from tests.fuzz.targets import manifest_facts
 from tests.refusals import HELD, write
 
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from tests.executorch_models import Lowered
 
 NAME = "tiny-int4"
-# Files of minutes, begun first, so that no worker is left alone with one of them. The second makes a
+# Begun first, the heaviest before all others, so that no worker is left alone with one of them. The second makes a
 # bundle that the first asks for late.
-LONGEST = ("test_executorch_lowering.py", "test_inspect.py", "test_export.py", "test_coreml_bundle.py",
-           "test_executorch.py", "test_context.py")  # fmt: skip
+LONGEST = (
+    "test_executorch_lowering.py", "test_inspect.py", "test_export.py", "test_coreml_bundle.py", "test_executorch.py",
+    "test_context.py", "test_weight_cache.py", "test_verify.py", "test_calibration.py", "test_conversation.py",
+    "test_gemma3.py", "test_coreml.py", "test_onnx.py", "test_streamed.py", "test_full_size.py", "test_docs.py",
+    "test_vectors.py", "test_mil_operators.py", "test_prompt_parity.py", "test_budget.py", "test_references.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,9 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Small tensors gain nothing from more, and threads of two engines get in each other's way."""
+def one_thread() -> Iterator[None]:
+    """Unless more are asked for. Small tensors gain nothing from them, and threads of two engines get in each other's
+    way: those of onnxruntime spin while they wait, which took a quarter of the processor's time of test_onnx.py.
+    """
     torch.set_num_threads(1)
+    options, config = onnx._options, genai._engine_config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "_options", lambda threads: options(threads or 1))
+        patch.setattr(genai, "_engine_config", lambda folder, threads: config(folder, threads or 1))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +85,9 @@ def executorch_bundle(exported: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def coreml_bundle(exported: Path) -> Path:
-    """Of the same quantized checkpoint. Not to be changed."""
-    once(exported.with_name("coreml"), lambda: export_to(exported, "--target", "ios"))
+    """Of the same quantized checkpoint. Not to be changed. The evaluator copies a state, as long as the context, in
+    every step: a shorter one is verified sooner, and still far longer than the window."""
+    once(exported.with_name("coreml"), lambda: export_to(exported, "--target", "ios", "--context", "1024"))
     return exported / "dist" / "ios" / NAME
 
 

@@ -15,6 +15,9 @@ from export.schemes import INT4, INT8
 from export.weights import FloatTwin
 from runtime import metrics
 from runtime.errors import UserError
+from runtime.greedy import generate
+from runtime.manifest import read_manifest
+from runtime.prompt import Prompter
 from runtime.sessions import executorch as engine
 from runtime.sessions.base import ModelInputs
 from runtime.sessions.executorch import ExecutorchSession, join_patches
@@ -30,8 +33,9 @@ BAR = 1e-5  # relative rms of a float twin
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
-    """Six layers with float linears."""
-    return Lowered(tmp_path_factory.mktemp("twin"), INT4, twin=True)
+    """Three layers with float linears: a ring behind a ring, and a cache of the whole context."""
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    return Lowered(tmp_path_factory.mktemp("twin"), INT4, twin=True, num_hidden_layers=3, layer_types=kinds)
 
 
 @pytest.fixture(scope="module", params=[INT4, INT8], ids=["int4", "int8"])
@@ -169,6 +173,24 @@ def test_stock_runner_writes_the_same_tokens(shipped: Lowered, images: int, clip
         wanted.append(int(logits.argmax()))
         logits = shipped.session.decode(wanted[-1])
     assert StockRunner(shipped.folder).generate(prompt, 12) == wanted
+
+
+def test_stock_runner_takes_a_clip_longer_than_a_step(executorch_bundle: Path) -> None:
+    """Of 12 seconds; the control hands it over whole."""
+    prompter, runner = Prompter(executorch_bundle), StockRunner(executorch_bundle / "executorch")
+    text = prompter.render([{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "What is it?"}]}])
+    noise = np.random.default_rng(0).normal(0, 0.1, 12 * prompter.sampling_rate).astype(np.float32)
+    inputs, session = prompter.process(text, clips=[noise]), ExecutorchSession(executorch_bundle / "executorch")
+    assert inputs.input_features_mask is not None and inputs.input_features_mask.sum() > runner.max_step
+    tokens = read_manifest(executorch_bundle).tokens.model_copy(update={"suppress": []})
+    found, wanted = runner.generate(inputs, 8), generate(session, inputs, tokens, 8).chosen
+    # It hands out some ends of a turn and keeps others.
+    assert [token for token in found if token not in tokens.eos] == [
+        token for token in wanted if token not in tokens.eos
+    ]
+    runner.max_step = 1000
+    with pytest.raises(UserError, match="the stock runner stopped"):
+        runner.generate(inputs, 8)
 
 
 def whole_images(inputs: ModelInputs) -> ModelInputs:

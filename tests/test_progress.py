@@ -10,6 +10,8 @@ from rich.console import Console
 from runtime import progress
 from runtime.bench import progress as bench_progress
 
+PATIENCE = 30.0  # seconds; a line comes within hundredths of one
+
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -26,8 +28,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wait_for(line: str, times: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Until a log that goes on has said it so often."""
-    count = 0
+    count, deadline = 0, time.monotonic() + PATIENCE
     while count < times:
+        assert time.monotonic() < deadline, f"it never said {line!r}"
         time.sleep(0.01)
         count += capsys.readouterr().err.splitlines().count(line)
 
@@ -41,6 +44,12 @@ def test_a_step_that_takes_long_does_not_fall_silent(seconds: list[float], capsy
     capsys.readouterr()
     time.sleep(0.05)
     assert not capsys.readouterr().err, "nothing once it has ended"
+
+
+def test_control_a_line_that_never_comes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.PATIENCE", 0.0)
+    with pytest.raises(AssertionError, match="it never said 'no such line'"):
+        wait_for("no such line", 1, capsys)
 
 
 def test_what_is_quick_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:

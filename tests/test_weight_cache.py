@@ -19,9 +19,7 @@ from runtime.errors import UserError
 from runtime.sessions import executorch as engine
 from runtime.sessions.executorch import artifact_files
 from runtime.weight_cache import WeightCache, cache_name
-from tests import random_models as models
-from tests.executorch_models import SHALLOW, lower
-from tests.parity import quantize
+from tests.executorch_models import Lowered
 
 RESCALED = "model.language_model.layers.0.mlp.up_proj.weight"
 needs_compiler = pytest.mark.skipif(
@@ -32,17 +30,15 @@ needs_compiler = pytest.mark.skipif(
 class Made:
     """Two artifacts whose int4 codes are the same and whose scales are not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lowered: Lowered) -> None:
         self.cache = folder / "cache"
-        reference = models.random_model(models.random_config(vision=False, audio=False, **SHALLOW))
-        model, weights = quantize(reference, INT4)
         self.folders = folder / "first", folder / "rescaled"
         for made in self.folders:
             made.mkdir()
-        lower(model, weights, self.folders[0])
-        packed = weights.packed(RESCALED)
+        program, packed = (lowered.folder / engine.FILE).read_bytes(), lowered.weights.packed(RESCALED)
         assert packed
-        (self.folders[1] / engine.FILE).write_bytes(doubled((self.folders[0] / engine.FILE).read_bytes(), packed))
+        (self.folders[0] / engine.FILE).write_bytes(program)
+        (self.folders[1] / engine.FILE).write_bytes(doubled(program, packed))
         self.files = [self.cache / cache_name(artifact_files(made)) for made in self.folders]
 
     def run(self, out: Path, *cached: tuple[int, bool]) -> tuple[list[NDArray[np.float32]], str]:
@@ -63,8 +59,8 @@ def doubled(program: bytes, packed: Packed) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("made"))
+def made(tmp_path_factory: pytest.TempPathFactory, shallow: Lowered) -> Made:
+    return Made(tmp_path_factory.mktemp("made"), shallow)
 
 
 @pytest.fixture(scope="module")
