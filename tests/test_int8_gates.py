@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from runtime.checks import goldens, lowering, preprocessing, rounding, runner
 from runtime.checks.probes import Readings
 from runtime.engines import ENGINES
 from runtime.gates import GATES, Gates, override
+from runtime.goldens import Golden
 from runtime.job import Job
 from runtime.manifest import Measure, Verification
 from runtime.metrics import GreedyMatch
+from runtime.sessions import past
 from runtime.sessions.genai import GenaiSession
 from runtime.verify import make_job
 from tests.test_verify import rewire_two_weights
 
 ENGINE = ENGINES["onnx"][0]
+(COREML,) = ENGINES["coreml"]
+WIDENED = ("kl_mean", "kl_fp16", "top_1", "flips")  # by what torch does
 STRICT = GATES | {name: replace(GATES[name], bound=1e-9) for name in (goldens.RMS, goldens.KL)}
 
 
@@ -83,6 +88,20 @@ def test_tokens_that_the_reference_does_not_write_excuse_nothing(bundle: Path, q
     assert not greedy(job).passed and "another model's" in greedy(job).note
 
 
+def test_other_odds_of_the_same_tokens_fail_alone(bundle: Path) -> None:
+    """The second is a little likelier than was recorded: a small part of the logits, and none flips."""
+
+    def likelier(golden: Golden) -> Golden:
+        logits = golden.top_logits.copy()
+        logits[:, 1] -= 0.4
+        return replace(golden, top_logits=logits)
+
+    job = job_of(bundle, None)
+    assert all(measure.passed for measure in goldens.run(job)), "control: as they were recorded"
+    job.goldens = [likelier(golden) for golden in job.goldens]
+    assert {measure.name for measure in goldens.run(job) if not measure.passed} == {goldens.KL}
+
+
 def test_an_input_without_a_golden_is_missed(bundle: Path) -> None:
     job = job_of(bundle, None)
 
@@ -110,14 +129,16 @@ def test_a_bound_that_somebody_set_holds_as_it_is(bundle: Path, quantized_checkp
     assert measure.bound == 1e-9 and not measure.passed
 
 
+def readings(flipped: int) -> Readings:
+    """With another first token at so many positions of 100."""
+    logits = np.zeros((100, 8), np.float32)
+    logits[:, 0] = 1
+    logits[:flipped, 1] = 2
+    return Readings("text", np.arange(100), logits)
+
+
 @pytest.mark.parametrize(("in_torch", "engine", "passes"), [(0, 0, True), (0, 1, False), (3, 4, True), (3, 40, False)])
 def test_flips_are_counted_beside_those_of_torch(bundle: Path, in_torch: int, engine: int, passes: bool) -> None:
-    def readings(flipped: int) -> Readings:
-        logits = np.zeros((100, 8), np.float32)
-        logits[:, 0] = 1
-        logits[:flipped, 1] = 2
-        return Readings("text", np.arange(100), logits)
-
     count, gate, _ = lowering._flips(job_of(bundle, None), readings(0), readings(engine), readings(in_torch))
     assert count == engine and gate.holds(count) == passes
 
@@ -128,38 +149,49 @@ def test_flips_are_counted_beside_those_of_torch(bundle: Path, in_torch: int, en
 def test_torch_may_move_other_gaps_as_far(bundle: Path, moved: float, engine: int, passes: bool) -> None:
     """It flips no token, but takes the gap at another position, of 2, that near to nothing; the engine's are of 1."""
 
-    def readings(flipped: int, last: float) -> Readings:
-        logits = np.zeros((100, 8), np.float32)
-        logits[:, 0] = 1
-        logits[:flipped, 1] = 2
-        logits[-1, 0] = last
-        return Readings("text", np.arange(100), logits)
+    def with_last(flipped: int, last: float) -> Readings:
+        found = readings(flipped)
+        found.logits[-1, 0] = last
+        return found
 
-    plain, in_torch, found = readings(0, 2), readings(0, 2 - moved), readings(engine, 2)
+    plain, in_torch, found = with_last(0, 2), with_last(0, 2 - moved), with_last(engine, 2)
     count, gate, _ = lowering._flips(job_of(bundle, None), plain, found, in_torch)
     assert count == engine and gate.holds(count) == passes
 
 
 def test_an_fp16_run_that_overflows_excuses_nothing(bundle: Path) -> None:
     """transformers' own of a trained Gemma 3, beside packages that flip eight tokens."""
-    (engine,) = ENGINES["coreml"]
-
-    def readings(flipped: int) -> Readings:
-        logits = np.zeros((100, 8), np.float32)
-        logits[:, 0] = 1
-        logits[:flipped, 1] = 2
-        return Readings("text", np.arange(100), logits)
-
-    def shipped(job: Job, in_torch: Readings) -> dict[str, Measure]:
-        measures = lowering._shipped(job, engine, readings(0), readings(8), in_torch)
-        return {measure.name: measure for measure in measures}
-
     job = job_of(bundle, None)
-    found = shipped(job, replace(readings(0), logits=np.full((100, 8), np.nan, np.float32)))
+    found = shipped(job, 8, replace(readings(0), logits=np.full((100, 8), np.nan, np.float32)))
     assert "kl_fp16" not in found and "overflows" in job.skipped["coreml-evaluator beside fp16 in torch"]
     assert not any(found[name].passed for name in ("kl_mean", "top_1", "flips"))
-    excused = shipped(job_of(bundle, None), readings(8))
-    assert all(excused[name].passed for name in ("kl_mean", "kl_fp16", "top_1", "flips")), "control: it flips them"
+    excused = shipped(job_of(bundle, None), 8, readings(8))
+    assert all(excused[name].passed for name in WIDENED), "control: it flips them"
+
+
+def shipped(job: Job, flipped: int, in_torch: Readings) -> dict[str, Measure]:
+    """Of an engine of Core ML that flips so many tokens."""
+    measures = lowering._shipped(job, COREML, readings(0), readings(flipped), in_torch)
+    return {measure.name: measure for measure in measures}
+
+
+def test_an_engine_far_worse_than_torch_is_not_excused(bundle: Path) -> None:
+    """By bounds that are wider than the table's, which one like torch holds."""
+    like, worse = (shipped(job_of(bundle, None), flipped, readings(3)) for flipped in (3, 40))
+    assert all(like[name].passed for name in WIDENED) and not any(worse[name].passed for name in WIDENED)
+    for name in ("kl_mean", "top_1", "flips"):
+        bounds = like[name].bound, worse[name].bound
+        assert all(bound is not None and bound != GATES[name].bound for bound in bounds), name
+
+
+def test_a_float_twin_of_core_ml_that_is_off_fails_both_gates(bundle: Path) -> None:
+    def twin(flipped: int) -> dict[str, Measure]:
+        measures = lowering._twin(job_of(bundle, None), COREML, readings(0), readings(flipped))
+        return {measure.name: measure for measure in measures}
+
+    for name in ("twin_rms", "twin_kl"):
+        assert twin(0)[name].passed, "control: the same"
+        assert not twin(8)[name].passed and twin(8)[name].bound == GATES[f"{name}_coreml"].bound
 
 
 def with_other_tokens(job: Job) -> Job:
@@ -230,3 +262,37 @@ def test_an_engine_further_off_than_that_fails_all_the_same(flipped: Job, monkey
     monkeypatch.setattr(rounding, "_read", lambda session, pairs: 2 * read(session, pairs))
     found = medians(flipped)
     assert found and not any(measure.passed for measure in found) and not flipped.skipped
+
+
+# Of int8 keys and values
+
+
+@pytest.fixture
+def rounded_cache(bundle: Path, quantized_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Torch rounds keys and values, by coarse steps, and the engines do not."""
+    monkeypatch.setattr(Job, "kv_scales", dict.fromkeys(range(12), (1.0, 1.0)))
+    return job_of(bundle, quantized_checkpoint)
+
+
+def test_rows_of_a_cache_that_is_not_rounded_as_in_torch_fail(
+    rounded_cache: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows() -> list[Measure]:
+        return [measure for measure in rounding.run(rounded_cache) if measure.name == "row_twentieth"]
+
+    found = rows()
+    assert found and not any(measure.passed for measure in found) and not rounded_cache.skipped
+    monkeypatch.setattr(past, "to_int8_steps", lambda x, scale: x)
+    assert all(measure.passed for measure in rows()), "control: torch does not round them either"
+
+
+def test_the_cost_and_the_twin_of_such_a_cache_fail(rounded_cache: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first() -> list[Measure]:
+        """What comes before the artifact as it ships."""
+        return list(islice(lowering.run(rounded_cache), 2))
+
+    cost, twin = found = first()
+    assert not any(measure.passed for measure in found)
+    assert (cost.name, twin.name, twin.bound) == ("cache_kl", "twin_rms", GATES["twin_rms_int8_cache"].bound)
+    monkeypatch.setattr(past, "to_int8_steps", lambda x, scale: x)
+    assert all(measure.passed for measure in first()), "control: torch does not round them either"
