@@ -1,7 +1,9 @@
 """Swift in front of the evaluator: goldens must come out, and conversations must go as Python's do."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from runtime import goldens
 from runtime.conversation import Conversation
 from runtime.conversation import Turn as Said
 from runtime.gates import GATES
-from runtime.manifest import Attention, Host, read_manifest
+from runtime.manifest import Attention, Host, read_manifest, write_manifest
 from runtime.metrics import compare_forced
 from runtime.prompt import Prompter, user
 from runtime.sampling import Sampler
@@ -22,6 +24,7 @@ LARGEST_KL = 1e-4  # nats, mean over positions; packages in fp16 have a tenth of
 CONTROL = "text"  # the golden that controls replay
 TALK = "image-boot", "What is shown?", "And what is its colour?"  # a golden whose media the first question is about
 LIMIT = 8  # tokens of an answer, as `drive` has it
+THOUGHT = "<|channel>thought\n<channel|>"  # at the end of a prompt by the published template, and in no later one
 
 
 def check_driving(command: Command, bundle: Path, results: Results) -> None:
@@ -42,10 +45,41 @@ def check_driving(command: Command, bundle: Path, results: Results) -> None:
         with results.check(f"control: {what} is noticed"):
             if not replay(CONTROL, change):
                 raise Failed("tokens are equal, and the logits too")
+    check_conversations(command, bundle, results)
+
+
+def check_conversations(command: Command, bundle: Path, results: Results) -> None:
+    """As the bundle's template writes them, and as the published one does."""
     with results.check("Swift holds a conversation as Python does, over one cache"):
-        found, wanted = drive(command("converse", str(bundle), *TALK), packages), converse(bundle, packages.prompter)
-        if found != wanted:
-            raise Failed(f"Swift: {found}\nPython: {wanted}")
+        require_same_talk(command, bundle)
+    with (
+        TemporaryDirectory(dir=bundle.parent) as scratch,
+        results.check("Swift takes the cache back as Python does, where the template writes turns anew"),
+    ):
+        require_same_talk(command, with_empty_thoughts(bundle, Path(scratch) / bundle.name))
+
+
+def require_same_talk(command: Command, bundle: Path) -> None:
+    packages = Packages(bundle)
+    found, wanted = drive(command("converse", str(bundle), *TALK), packages), converse(bundle, packages.prompter)
+    if found != wanted:
+        raise Failed(f"Swift: {found}\nPython: {wanted}")
+    first, second = wanted
+    if second.prefilled >= first.prefilled:  # with the image, which is read once
+        raise Failed(f"both prefill {second.prefilled} positions in the second turn")
+
+
+def with_empty_thoughts(bundle: Path, copy: Path) -> Path:
+    """Its template and its dialogue end a prompt as the published template does without thinking."""
+    shutil.copytree(bundle, copy)
+    template, manifest = copy / "chat_template.jinja", read_manifest(copy)
+    text, begin = template.read_text(), "{{ '<|turn>model\\n' }}"
+    if text.count(begin) != 1 or manifest.dialogue is None:
+        raise Failed("the embedded model's template has changed")
+    template.write_text(text.replace(begin, begin + THOUGHT))
+    dialogue = manifest.dialogue.model_copy(update={"generation": manifest.dialogue.generation + THOUGHT})
+    write_manifest(copy, manifest.model_copy(update={"dialogue": dialogue}))
+    return copy
 
 
 def converse(bundle: Path, prompter: Prompter) -> list[Turn]:

@@ -43,6 +43,13 @@ actor ExecuTorchSession: Engine {
     resets += 1
   }
 
+  /// A ring holds a window and a step, so that a step's worth may be written over.
+  func rewind(to position: Int) -> Bool {
+    guard self.position - position <= longest else { return false }
+    self.position = position
+    return true
+  }
+
   func prefill(_ inputs: ModelInputs) throws -> [Float] {
     try requireRoom(for: inputs.tokens.count)
     let embeddings = try embed(inputs)

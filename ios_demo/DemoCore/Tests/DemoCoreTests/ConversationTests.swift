@@ -21,6 +21,8 @@ private actor Parrot: Engine {
     resets += 1
   }
 
+  func rewind(to position: Int) -> Bool { false }
+
   func prefill(_ inputs: ModelInputs) throws -> [Float] {
     if let (call, error) = failure {
       failure = call > 0 ? (call - 1, error) : nil

@@ -123,6 +123,29 @@ import Testing
     block < 0 ? nil : block
   }
 
+  /// Values of Python's `survives` for 13 slots and a window of 5.
+  @Test func aRingIsGoneBackInAsFarAsPythonDoes() throws {
+    let sliding = try #require(host.attention["sliding"])
+    let wanted = [
+      (0, 13, true), (0, 14, false), (5, 14, false), (6, 14, true), (39, 48, false), (40, 48, true), (48, 48, true),
+    ]
+    for (position, end, survives) in wanted {
+      #expect(sliding.survives(position, end: end) == survives)
+      #expect(host.attention["full"]?.survives(position, end: end) == true)
+    }
+  }
+
+  @Test func whatSurvivesIsInItsSlots() throws {
+    let sliding = try #require(host.attention["sliding"])
+    let window = try #require(sliding.window)
+    for end in 1...host.context {
+      let held = sliding.held(after: Call(start: end - 1, blocks: [nil], length: 1))
+      for position in 0..<end where sliding.survives(position, end: end) {
+        #expect((max(position - window + 1, 0)..<position).allSatisfy { held[$0 % sliding.slots] == $0 })
+      }
+    }
+  }
+
   @Test func anImageLongerThanACallIsRefused() {
     let blocks = Self.topic.tooLong.blocks.map(image)
     #expect(throws: UserError.self) { try planCalls(from: 0, blocks: blocks, prefill: host.prefill) }

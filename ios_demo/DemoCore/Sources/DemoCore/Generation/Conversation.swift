@@ -1,7 +1,9 @@
 import Foundation
 
 /// Several turns over one engine: the cache is kept, and only what a new turn adds is prefilled.
-/// `runtime/conversation.py` in Swift.
+///
+/// A prompt may write turns that are over in another way than they were read. Then the cache is taken back to
+/// where both agree. `runtime/conversation.py` in Swift.
 public actor Conversation {
   /// What an answer brings as it comes.
   public enum Event: Sendable {
@@ -21,14 +23,16 @@ public actor Conversation {
     }
   }
 
-  /// What the engine's cache holds, as text; and tokens of it that are chosen but not in there yet.
+  /// What the engine's cache holds, as text and as tokens; and tokens that are chosen but not in there yet.
   private struct Memory {
-    var text = ""
-    var images = 0
-    var clips = 0
+    /// With answers, and what waits.
+    var prompt = RenderedPrompt()
+    var tokens: [Int] = []
+    var waiting: [Int] = []
+    /// Where the last medium ends, in bytes of the text and in tokens.
+    var behindMedia = (bytes: 0, tokens: 0)
     /// Of the engine, by which it is seen whether its cache is still this conversation's.
     var resets = 0
-    var waiting: [Int] = []
   }
 
   public private(set) var messages: [Message] = []
@@ -116,28 +120,69 @@ public actor Conversation {
 
   /// Prefills what the cache does not hold yet.
   private func hear(_ messages: [Message], _ prompt: PromptBuilder) async throws -> ([Float], Memory, Int) {
-    let text = try prompt.render(messages)
-    let (images, clips) = (messages.flatMap(\.images), messages.flatMap(\.clips))
-    let known = await goesOn(text) ? memory : Memory()
-    let newImages = Array(images.dropFirst(known.images))
-    let newClips = Array(clips.dropFirst(known.clips))
-    let rest = String(decoding: text.utf8.dropFirst(known.text.utf8.count), as: UTF8.self)
-    let counts = ["image": newImages.map(\.count), "audio": newClips.map(\.count)]
-    let written = try prompt.expand(rest, soft: counts)
-    let inputs = ModelInputs(tokens: known.waiting + tokenizer.encode(written), images: newImages, clips: newClips)
-    try await requireRoom(inputs.tokens.count, behind: known.text.isEmpty ? 0 : engine.position)
-    if known.text.isEmpty { try await engine.reset() }
+    if await engine.resets != memory.resets { memory = Memory() }  // a benchmark may have used it since
+    let rendered = try RenderedPrompt(messages, by: prompt)
+    let (inputs, position) = try await prepare(rendered, prompt)
+    var heard = position > 0 ? memory : Memory()
     memory = Memory()  // until the answer is through, nobody knows what the cache holds
     let logits = try await engine.prefill(inputs)
-    let heard = await Memory(text: text, images: images.count, clips: clips.count, resets: engine.resets)
+    let hasMoreMedia = rendered.mediaCount > heard.prompt.mediaCount
+    heard.tokens = heard.tokens.prefix(position) + inputs.tokens
+    heard.prompt = rendered
+    heard.resets = await engine.resets
+    if hasMoreMedia { heard.behindMedia = endOfMedia(in: heard, prompt) }
     return (logits, heard, inputs.tokens.count)
   }
 
-  /// Whether the cache holds the beginning: prompts drop thoughts from turns that are over, and a benchmark may have used
-  /// the engine since.
-  private func goesOn(_ text: String) async -> Bool {
-    let resets = await engine.resets
-    return !memory.text.isEmpty && memory.resets == resets && text.utf8.starts(with: memory.text.utf8)
+  /// Takes the cache to where it agrees with a prompt, or to the start.
+  ///
+  /// - Returns: what it lacks, and the position where that begins.
+  private func prepare(_ rendered: RenderedPrompt, _ prompt: PromptBuilder) async throws -> (ModelInputs, Int) {
+    let (rest, position) = try unheard(rendered, prompt)
+    try requireRoom(rest.tokens.count, behind: position)
+    if await goBack(to: position) { return (rest, position) }
+    let whole = position > 0 ? try read(rendered, prompt) : rest
+    try requireRoom(whole.tokens.count, behind: 0)
+    try await engine.reset()
+    return (whole, 0)
+  }
+
+  private func goBack(to position: Int) async -> Bool {
+    guard position > 0 else { return false }
+    if await engine.position == position { return true }
+    return await engine.rewind(to: position)
+  }
+
+  /// What the cache lacks, and the position where that begins.
+  private func unheard(_ rendered: RenderedPrompt, _ prompt: PromptBuilder) throws -> (ModelInputs, Int) {
+    let (held, end) = (memory.prompt, memory.behindMedia)
+    let bytes = held.text.utf8.count
+    if rendered.starts(with: held, upTo: bytes) {
+      var rest = try read(rendered.behind(bytes, mediaOf: held), prompt)
+      rest.tokens = memory.waiting + rest.tokens
+      return (rest, memory.tokens.count)
+    }
+    guard rendered.starts(with: held, upTo: end.bytes) else { return (try read(rendered, prompt), 0) }
+    var rest = try read(rendered.behind(end.bytes, mediaOf: held), prompt)
+    let same = zip(rest.tokens.dropLast(), memory.tokens[end.tokens...]).prefix { $0 == $1 }.count
+    rest.tokens.removeFirst(same)
+    return (rest, end.tokens + same)
+  }
+
+  /// With its media written out, as tokens.
+  private func read(_ rendered: RenderedPrompt, _ prompt: PromptBuilder) throws -> ModelInputs {
+    let counts = ["image": rendered.images.map(\.count), "audio": rendered.clips.map(\.count)]
+    let written = try prompt.expand(rendered.text, soft: counts)
+    return ModelInputs(tokens: tokenizer.encode(written), images: rendered.images, clips: rendered.clips)
+  }
+
+  /// The text behind it must be the last tokens: else all counts as media, and nothing is compared.
+  private func endOfMedia(in heard: Memory, _ prompt: PromptBuilder) -> (bytes: Int, tokens: Int) {
+    let (text, tokens) = (heard.prompt.text, heard.tokens)
+    let end = prompt.endOfMedia(in: text)
+    let tail = tokenizer.encode(String(decoding: text.utf8.dropFirst(end), as: UTF8.self))
+    guard tokens.suffix(tail.count).elementsEqual(tail) else { return (text.utf8.count, tokens.count) }
+    return (end, tokens.count - tail.count)
   }
 
   private func requireRoom(_ count: Int, behind position: Int) throws {
@@ -151,7 +196,8 @@ public actor Conversation {
   /// The last token was chosen, but no engine has seen it.
   private func remember(_ turn: Turn, behind heard: Memory) {
     memory = heard
-    memory.text += tokenizer.decode(turn.tokens)
+    memory.prompt.text += tokenizer.decode(turn.tokens)
+    memory.tokens += turn.tokens.dropLast()
     memory.waiting = turn.tokens.suffix(1)
   }
 }

@@ -35,6 +35,12 @@ public actor CoreMLSession: Engine {
     try await runner.reset()
   }
 
+  public func rewind(to position: Int) -> Bool {
+    guard host.attention.values.allSatisfy({ $0.survives(position, end: self.position) }) else { return false }
+    self.position = position
+    return true
+  }
+
   public func prefill(_ inputs: ModelInputs) async throws -> [Float] {
     try requireRoom(for: inputs.tokens.count)
     try requireKnown(inputs.tokens)

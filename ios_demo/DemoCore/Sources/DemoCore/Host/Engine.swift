@@ -13,6 +13,11 @@ public protocol Engine: Actor {
   /// Forgets the sequence.
   func reset() async throws
 
+  /// Forgets what stands at an earlier position and behind it, if what is needed from before is still there.
+  ///
+  /// - Returns: whether it did; otherwise all stays.
+  func rewind(to position: Int) -> Bool
+
   /// Appends positions; returns the logits after the last one. May be called again: a second turn.
   ///
   /// - Throws: `UserError` if there is no room for so many; what was there before stays.

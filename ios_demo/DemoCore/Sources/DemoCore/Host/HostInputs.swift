@@ -21,6 +21,12 @@ extension Attention {
     return (0..<slots).map { last - modulo(last - $0, slots) }
   }
 
+  /// Whether what a position sees is still there when all up to `end` has been written.
+  func survives(_ position: Int, end: Int) -> Bool {
+    guard let window else { return true }
+    return end <= slots || end - position <= slots - window
+  }
+
   /// Causal or of the same image, within the window, and ever written.
   func mask(of call: Call, masked: Float) -> Tensor {
     let held = held(after: call)

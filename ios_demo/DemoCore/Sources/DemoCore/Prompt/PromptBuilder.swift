@@ -103,6 +103,14 @@ public struct PromptBuilder: Sendable {
 
   // MARK: Media
 
+  /// Where the last placeholder ends in a rendered prompt, in bytes.
+  func endOfMedia(in text: String) -> Int {
+    let ends = dialogue.media.values.compactMap {
+      text.range(of: $0.placeholder, options: [.backwards, .literal])?.upperBound
+    }
+    return ends.max().map { text.utf8.distance(from: text.startIndex, to: $0) } ?? 0
+  }
+
   private func medium(_ kind: String) throws -> Medium {
     guard let medium = dialogue.media[kind] else { throw UserError("this model takes no \(kind)") }
     return medium
