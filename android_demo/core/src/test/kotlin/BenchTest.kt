@@ -33,7 +33,7 @@ class BenchTest {
     @Test
     fun `rates are the same`() {
         for (case in vectors.objects("rates")) {
-            val run = Generation(0, case.int("tokens") + 1, "", 0.1, case.double("seconds"), End.LIMIT)
+            val run = Generation(0, case.int("tokens") + 1, 0.1, case.double("seconds"), End.LIMIT)
             assertNear("$case", case.double("rate"), run.rate)
         }
     }
@@ -48,7 +48,7 @@ class BenchTest {
     @Test
     fun `runs become figures`() {
         val runs =
-            List(3) { Generation(position = 16 + 8, tokens = 9, "", firstToken = 0.5, decoding = 2.0, End.LIMIT) }
+            List(3) { Generation(position = 16 + 8, tokens = 9, firstToken = 0.5, decoding = 2.0, End.LIMIT) }
         val speed = textSpeed(runs)
         assertEquals(16, speed.length)
         assertEquals(32.0, speed.prefill.median, 0.0)

@@ -6,6 +6,7 @@ import dev.gemma4edge.core.chat.End
 import dev.gemma4edge.core.chat.Engine
 import dev.gemma4edge.core.chat.EngineException
 import dev.gemma4edge.core.chat.Generation
+import dev.gemma4edge.core.chat.Held
 import dev.gemma4edge.core.chat.RunnerStats
 import dev.gemma4edge.core.media.ImageSize
 import dev.gemma4edge.core.prompt.Part
@@ -59,28 +60,25 @@ class LlmModuleEngine(
         ).also { it.load() }
     }
 
-    override var sequence = Any()
-        private set
+    private var held: Held? = null // null: nothing that can be built on
 
     override fun reset() {
-        sequence = Any()
+        held = null // first: a reset that fails must not pass for the old sequence
         asking { module.resetContext() }
     }
 
-    override fun generate(
-        segments: List<Segment>,
-        sampling: Sampling,
-        limit: Int,
-        onText: (String) -> Unit
-    ): Generation = asking {
-        stopped = false
-        val writing = Writing(onText, enough = { stopped || it >= limit }, stop = module::stop)
-        val parts = segments.flatMap(::parts)
-        parts.dropLast(1).forEach(::takeIn)
-        val last = parts.last() as Segment.Text // prompts end with the mark of the model's turn
-        module.generate(last.text, settings(sampling), writing)
-        writing.generation()
-    }
+    override fun generate(prompt: List<Segment>, sampling: Sampling, limit: Int, onText: (String) -> Unit): Generation =
+        asking {
+            stopped = false
+            val rest = held?.behind(prompt) ?: prompt.also { reset() }
+            val writing = Writing(onText, enough = { stopped || it >= limit }, stop = module::stop)
+            val parts = rest.flatMap(::parts)
+            held = null // until the runner is done
+            parts.dropLast(1).forEach(::takeIn)
+            val last = parts.last() as Segment.Text // prompts end with the mark of the model's turn
+            module.generate(last.text, settings(sampling), writing)
+            writing.generation().also { held = Held(prompt, writing.seen.toString()) }
+        }
 
     override fun stop() {
         stopped = true
@@ -124,6 +122,8 @@ class LlmModuleEngine(
         private val enough: (Int) -> Boolean,
         private val stop: () -> Unit
     ) : LlmCallback {
+        val seen = StringBuilder() // what is in the cache: the runner does not take in its last token
+
         private val begun = System.nanoTime()
         private var first = 0.0
         private var written = 0 // texts, which are tokens but where a character needs several
@@ -134,6 +134,7 @@ class LlmModuleEngine(
         override fun onResult(result: String) {
             if (written == 0) first = seconds()
             written++
+            seen.append(unseen)
             unseen = result
             onText(result)
             if (enough(written)) stop()
@@ -150,7 +151,7 @@ class LlmModuleEngine(
         fun generation(): Generation {
             fault?.let { throw EngineException("ExecuTorch stopped: $it. Is the prompt longer than the context?") }
             val position = stats?.position ?: 0
-            return Generation(position, stats?.tokens ?: written, unseen, first, seconds() - first, end(position))
+            return Generation(position, stats?.tokens ?: written, first, seconds() - first, end(position))
         }
 
         private fun end(position: Int) = when {

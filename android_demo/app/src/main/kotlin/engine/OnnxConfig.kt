@@ -26,12 +26,12 @@ internal data class OnnxConfig(val model: Model, val search: Search) {
     @Serializable
     data class Search(@SerialName("max_length") val context: Int)
 
+    /** Of a sliding layer's cache; 0 where there is none. */
+    val windowSlots: Int get() = model.decoder.window?.run { size + slack } ?: 0
+
     /** Slots of a cache's axis by the axis's name. */
     val slots: Map<String, Int>
-        get() {
-            val window = model.decoder.window ?: Window()
-            return mapOf("slots" to search.context, "window_slots" to minOf(search.context, window.size + window.slack))
-        }
+        get() = mapOf("slots" to search.context, "window_slots" to minOf(search.context, windowSlots))
 
     companion object {
         private val json = Json { ignoreUnknownKeys = true }

@@ -53,6 +53,13 @@ class OnnxSession(bundle: File, private val tokens: Tokens, private val scratch:
         position = 0
     }
 
+    /** The engine moves rows of a sliding layer's cache once it is full; until then each has a place of its own. */
+    override fun rewind(position: Int): Boolean {
+        if (config.windowSlots in 1 until this.position) return false
+        this.position = position
+        return true
+    }
+
     override fun prefill(inputs: ModelInputs): FloatArray = askingOnnx {
         val count = inputs.ids.size
         if (position + count > config.search.context) {

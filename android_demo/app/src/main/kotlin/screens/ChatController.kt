@@ -8,12 +8,12 @@ import dev.gemma4edge.core.bundle.Dialogue
 import dev.gemma4edge.core.bundle.MediaKind
 import dev.gemma4edge.core.chat.Conversation
 import dev.gemma4edge.core.chat.End
-import dev.gemma4edge.core.chat.Feed
 import dev.gemma4edge.core.chat.Generation
 import dev.gemma4edge.core.device.gigabytes
 import dev.gemma4edge.core.media.Sound
 import dev.gemma4edge.core.media.readWav
 import dev.gemma4edge.core.prompt.Part
+import dev.gemma4edge.core.prompt.Segment
 import dev.gemma4edge.core.prompt.Turn
 import dev.gemma4edge.core.reply.Piece
 import dev.gemma4edge.core.reply.Reply
@@ -141,11 +141,11 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
     }
 
     private fun say(talk: Conversation, turn: Turn, shown: ChatTurn) = withModel { loaded ->
-        val feed = talk.say(turn)
+        val prompt = talk.say(turn)
         attach(emptyList())
         change { it.copy(writing = true, turns = it.turns + shown + ChatTurn(fromUser = false, "")) }
         try {
-            answer(talk, loaded, feed)
+            answer(talk, loaded, prompt)
         } catch (error: Exception) { // told by whoever called; the turn can be said again
             talk.takeBack()
             change { it.copy(turns = it.turns.dropLast(2)) }
@@ -155,29 +155,20 @@ class ChatController(private val shared: Shared, private val resolver: ContentRe
         }
     }
 
-    private suspend fun answer(talk: Conversation, loaded: Loaded, feed: Feed) {
+    private suspend fun answer(talk: Conversation, loaded: Loaded, prompt: List<Segment>) {
         val sampling = loaded.bundle.manifest.sampling
         val answer = Answer(ReplyReader(loaded.bundle.tokenizer.specialMarks))
-        val (taken, sequence) = shared.onEngine {
-            val engine = loaded.engine()
-            val segments = feed.on(engine)
-            engine.generate(segments, sampling, LONGEST_ANSWER, answer::add) to engine.sequence
-        }
+        val taken = shared.onEngine { loaded.engine().generate(prompt, sampling, LONGEST_ANSWER, answer::add) }
         answer.end(taken)
-        talk.answered(answer.reply, answer.written, taken.unseen, sequence)
+        talk.answered(answer.reply)
     }
 
     /** What comes from the engine's thread, on its way to the screen. */
     private inner class Answer(private val reader: ReplyReader) {
-        val written get() = raw.toString()
         var reply = Reply()
             private set
-        private val raw = StringBuilder()
 
-        fun add(text: String) {
-            raw.append(text)
-            show(reader.add(text), "")
-        }
+        fun add(text: String) = show(reader.add(text), "")
 
         fun end(taken: Generation) = show(reader.end(), tell(taken))
 

@@ -15,18 +15,16 @@ interface Engine : Closeable {
     /** Whether tokens that the checkpoint suppresses never come. */
     val suppresses: Boolean
 
-    /** What stands for the sequence, by identity: nobody else's reset or engine has the same. */
-    val sequence: Any
-
     /** Begins a new sequence. */
     fun reset()
 
     /**
-     * Takes in [segments] behind what is there, and writes until the turn ends, [limit] tokens are written, or [stop].
+     * Reads what the sequence lacks of [prompt], and writes until the turn ends, [limit] tokens are written, or [stop].
      *
+     * @param prompt whole, from the start: text, and media between texts.
      * @param onText is given the text as it comes, marks of channels, calls and turns included.
      */
-    fun generate(segments: List<Segment>, sampling: Sampling, limit: Int, onText: (String) -> Unit): Generation
+    fun generate(prompt: List<Segment>, sampling: Sampling, limit: Int, onText: (String) -> Unit): Generation
 
     /** Ends [generate] after the token that it is at. */
     fun stop()
@@ -42,17 +40,9 @@ enum class End { MODEL, LIMIT, CONTEXT, USER }
  * What a turn took.
  *
  * @property position of the sequence at its end.
- * @property unseen text that was written but is not in the cache, as no engine takes in its last token.
  * @property firstToken seconds to the first token, [decoding] seconds of those behind it.
  */
-data class Generation(
-    val position: Int,
-    val tokens: Int,
-    val unseen: String,
-    val firstToken: Double,
-    val decoding: Double,
-    val end: End
-) {
+data class Generation(val position: Int, val tokens: Int, val firstToken: Double, val decoding: Double, val end: End) {
     /** Tokens per second behind the first. */
     val rate get() = if (decoding > 0) (tokens - 1) / decoding else 0.0
 }

@@ -4,6 +4,7 @@ import dev.gemma4edge.core.bundle.Manifest
 import dev.gemma4edge.core.bundle.Sampling
 import dev.gemma4edge.core.prompt.Segment
 import dev.gemma4edge.core.prompt.modelInputs
+import dev.gemma4edge.core.session.ModelInputs
 import dev.gemma4edge.core.session.Sampler
 import dev.gemma4edge.core.session.Session
 import dev.gemma4edge.core.text.Speller
@@ -27,38 +28,33 @@ class SessionEngine(
     @Volatile
     private var stopped = false
 
-    override var sequence = Any()
-        private set
+    private var held: Held? = null // null: nothing that can be built on
+    private var tail = emptyList<Int>() // ids in the cache behind its last medium
 
     override fun reset() {
-        sequence = Any() // first: a reset that fails must not pass for the old sequence
+        held = null // first: a reset that fails must not pass for the old sequence
         session.reset()
     }
 
-    override fun generate(
-        segments: List<Segment>,
-        sampling: Sampling,
-        limit: Int,
-        onText: (String) -> Unit
-    ): Generation {
+    override fun generate(prompt: List<Segment>, sampling: Sampling, limit: Int, onText: (String) -> Unit): Generation {
         stopped = false
         val begun = TimeSource.Monotonic.markNow()
-        val inputs = modelInputs(manifest.dialogue, tokenizer, cell, segments)
-        requireRoom(inputs.ids.size)
         val choose = Sampler(sampling, manifest.tokens.suppress)
         val speller = Speller(tokenizer)
-        var logits = session.prefill(inputs)
-        var tokens = 0
+        val written = StringBuilder()
+        val tokens = ArrayList<Int>()
+        var logits = takeIn(prompt)
         var first = 0.0
         while (true) {
             val token = choose(logits)
-            onText(speller.add(token))
-            tokens++
-            if (tokens == 1) first = begun.seconds()
-            val end = whyEnd(token, tokens, limit)
+            tokens += token
+            onText(speller.add(token).also(written::append))
+            if (tokens.size == 1) first = begun.seconds()
+            val end = whyEnd(token, tokens.size, limit)
             if (end != null) {
                 val decoding = begun.seconds() - first
-                return Generation(session.position, tokens, tokenizer.spell(token), first, decoding, end)
+                remember(prompt, written.toString(), tokens)
+                return Generation(session.position, tokens.size, first, decoding, end)
             }
             logits = session.decode(token)
         }
@@ -70,6 +66,45 @@ class SessionEngine(
 
     override fun close() = session.close()
 
+    /** The logits behind [prompt]. */
+    private fun takeIn(prompt: List<Segment>): FloatArray {
+        val lack = lack(prompt)
+        requireRoom(lack.position + lack.inputs.ids.size)
+        held = null // until the engine is done
+        val rest = if (moveTo(lack.position)) lack else Lack(0, emptyList(), inputs(prompt))
+        val hasMedia = rest.inputs.images.isNotEmpty() || rest.inputs.clips.isNotEmpty()
+        tail = if (hasMedia) inputs(prompt.takeLast(1)).ids.asList() else rest.kept + rest.inputs.ids.asList()
+        return session.prefill(rest.inputs)
+    }
+
+    /**
+     * Compared as text, for the model may have written it in other tokens than the tokenizer does; then, as the template
+     * may write earlier turns in another way than they were read, token by token. The last is read always, for its logits.
+     */
+    private fun lack(prompt: List<Segment>): Lack {
+        held?.behind(prompt)?.let { return Lack(session.position, tail, inputs(it)) }
+        val rest = held?.behindMedia(prompt) ?: return Lack(0, emptyList(), inputs(prompt))
+        val all = inputs(rest)
+        val kept = tail.zip(all.ids.dropLast(1)).takeWhile { (old, new) -> old == new }.map { it.first }
+        val ids = all.ids.copyOfRange(kept.size, all.ids.size)
+        return Lack(session.position - tail.size + kept.size, kept, ModelInputs(ids, all.images, all.clips))
+    }
+
+    private fun inputs(segments: List<Segment>) = modelInputs(manifest.dialogue, tokenizer, cell, segments)
+
+    /** Whether the sequence ends at [position] now; if not, it is a new one. */
+    private fun moveTo(position: Int): Boolean {
+        if (position == session.position || (position > 0 && session.rewind(position))) return true
+        session.reset()
+        return position == 0
+    }
+
+    /** The last token was chosen, but no engine takes it in. */
+    private fun remember(prompt: List<Segment>, written: String, tokens: List<Int>) {
+        held = Held(prompt, written.removeSuffix(tokenizer.spell(tokens.last())))
+        tail = tail + tokens.dropLast(1)
+    }
+
     private fun whyEnd(token: Int, written: Int, limit: Int): End? = when {
         token in manifest.tokens.eos -> End.MODEL
         written == limit -> End.LIMIT
@@ -78,8 +113,7 @@ class SessionEngine(
         else -> null
     }
 
-    private fun requireRoom(count: Int) {
-        val positions = session.position + count
+    private fun requireRoom(positions: Int) {
         if (positions >= manifest.limits.context) {
             throw EngineException(
                 "$positions positions leave no room for an answer in the context of ${manifest.limits.context}: " +
@@ -89,4 +123,7 @@ class SessionEngine(
     }
 
     private fun TimeSource.Monotonic.ValueTimeMark.seconds() = elapsedNow().inWholeNanoseconds / 1e9
+
+    /** What a session lacks of a prompt: [inputs] at [position]; it has [kept] between the last medium and there. */
+    private class Lack(val position: Int, val kept: List<Int>, val inputs: ModelInputs)
 }

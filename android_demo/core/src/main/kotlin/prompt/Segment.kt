@@ -10,9 +10,9 @@ private const val NO_MEDIA = "this model takes text alone"
 sealed interface Segment {
     data class Text(val text: String) : Segment
 
-    class Image(val image: Part.Image) : Segment
+    data class Image(val image: Part.Image) : Segment
 
-    class Clip(val clip: Part.Clip) : Segment
+    data class Clip(val clip: Part.Clip) : Segment
 }
 
 /**

@@ -12,6 +12,9 @@ interface Session : Closeable {
     /** Begins a new sequence. */
     fun reset()
 
+    /** Forgets all from [position] on, if what earlier positions need is still there; says whether it did. */
+    fun rewind(position: Int): Boolean = false
+
     /** Takes in [inputs] behind what is there; returns the logits `[vocabulary]` of the next token. */
     fun prefill(inputs: ModelInputs): FloatArray
 
