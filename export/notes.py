@@ -15,6 +15,7 @@ HOURS = 0.8  # for a billion weights of layers
 BYTES, LAYER = 5.5e9, 241_827_840  # peak of memory, and weights of the largest layer, to whose widths it is due
 LEAST_BYTES = 1e9  # the libraries alone take nearly as much
 TOLERATED = 0.03  # share of groups rounded anew among weights that were trained for 4 bits
+LACKING = {"all": "chat", "tools": "tools in their chat"}  # by part of a chat template
 INDEX = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -41,6 +42,15 @@ def _compared(recipe: Recipe) -> str:
     if recipe.wants_budget:  # sensitivity comes first
         return "takes more than"
     return "takes about" if recipe.method == "compensated" else "takes less than"
+
+
+def template_warnings(undescribed: Mapping[str, str]) -> list[str]:
+    """What apps will not have, as they cannot run a template.
+
+    Args:
+        undescribed: the manifest's, reasons by part of the chat template.
+    """
+    return [f"apps have no {LACKING[part]}: {reason}" for part, reason in undescribed.items()]
 
 
 def grid_warnings(grid: Mapping[str, int]) -> list[str]:

@@ -16,7 +16,7 @@ from export.folders import bytes_in, require_bundle, require_space, unfinished
 from export.formats import choose_formats, require_memory, require_supported
 from export.gguf import unpack
 from export.models import find_model, model_name
-from export.notes import grid_warnings
+from export.notes import grid_warnings, template_warnings
 from export.packed import open_checkpoint
 from export.quantize import quantize, quantized_bytes
 from export.recipes import RECIPES, TARGETS, Recipe, find_recipe
@@ -59,7 +59,7 @@ class Summary(Record):
     rounding_error: float  # rms of the difference over rms of the quantized weights
     plain_rounding_error: float  # the same with plain absmax scales
     grid: dict[str, int]  # groups of weights that were on a grid already, by whether they are kept: see grid.Fit
-    warnings: list[str] = Field(default_factory=list)  # of the weights: what is not as one might expect
+    warnings: list[str] = Field(default_factory=list)  # what is not as one might expect
     minimum_memory: int  # bytes
     gates_held: int
     compared: bool  # whether what the engines say was held against what the model says
@@ -128,7 +128,7 @@ def _summarize(manifest: Manifest, record: QuantizationRecord, bundle: Path, sec
         rounding_error=record.error,
         plain_rounding_error=record.plain_error,
         grid=record.grid,
-        warnings=[*record.notes, *grid_warnings(record.grid)],
+        warnings=[*record.notes, *grid_warnings(record.grid), *template_warnings(manifest.undescribed)],
         minimum_memory=manifest.limits.minimum_memory,
         gates_held=sum(measure.bound is not None for measure in verification.measures),
         compared=verification.compared,

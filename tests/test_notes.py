@@ -10,7 +10,7 @@ import pytest
 
 from export.calibration.prepare import Prepared
 from export.models import EMBEDDED
-from export.notes import calibration_cost
+from export.notes import calibration_cost, template_warnings
 from export.quantize import quantize
 from export.recipes import RECIPES
 from export.sources import Source, open_source
@@ -49,6 +49,11 @@ def test_other_sizes_and_recipes() -> None:
     half = calibration_cost(source_of(*[120_913_920] * 10), RECIPES["int8-gptq"])
     assert "takes about 1.0 processor hours, in about 2.8 GB" in half, "memory is that of a layer"
     assert "a few processor minutes, in about 1.0 GB" in calibration_cost(source_of(1000), RECIPES["int4-gptq"])
+
+
+def test_what_a_template_leaves_apps_without_is_told() -> None:
+    assert template_warnings({}) == []
+    assert template_warnings({"tools": "of another form"}) == ["apps have no tools in their chat: of another form"]
 
 
 @pytest.mark.parametrize(("recipe", "told"), [("int4-gptq", True), ("int4", False)])
