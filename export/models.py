@@ -101,7 +101,8 @@ def _broken_off(name: str, error: BaseException) -> UserError:
     if _is_full(error):
         return UserError(f"{told}: the disk of {constants.HF_HUB_CACHE} is full: make room there or have HF_HOME name "
                          "a folder of another one, and run again, files that are whole are kept")  # fmt: skip
-    return UserError(f"{told}: run again when there is network, it resumes; or name a folder that holds the checkpoint")
+    return UserError(f"{told}: run again when there is network, files that are whole are kept; or name "
+                     "a folder that holds the checkpoint")  # fmt: skip
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -78,8 +78,10 @@ def start_or_resume(partial: Path, plan: dict[str, Any]) -> None:
 def tell_why(folder: Path, begun: dict[str, Any], plan: dict[str, Any]) -> None:
     """A calibration, which takes hours, is not made again without a word."""
     if "calibration" in begun:
-        tell(f"calibrating anew, as what {folder} holds is of another state of {', '.join(_changed(begun, plan))}; "
-             "MODEL=id@revision stays with one state of a repository")  # fmt: skip
+        moved = any(begun.get(key) != plan.get(key) for key in ("source", "reading"))
+        advice = "; MODEL=id@revision stays with one state of a repository" if moved else ""
+        tell(f"calibrating anew, as what {folder} holds is of another state of "
+             f"{', '.join(_changed(begun, plan))}{advice}")  # fmt: skip
 
 
 def _begun(partial: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_model_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("export.models.snapshot_download", unreachable)
     result = export(tmp_path, "--model", "google/gemma-4-12B-it")
-    assert result.exit_code == 2 and "it resumes; or name a folder" in result.stderr
+    assert result.exit_code == 2 and "files that are whole are kept; or name a folder" in result.stderr
 
 
 def test_earlier_bundle_survives_a_gate_that_does_not_hold(exported: Path, bundle: Path) -> None:

@@ -25,18 +25,19 @@ Answers = Mapping[str, NDArray[np.float32]]  # logits [1 + STEPS, vocabulary], b
 
 
 def run(job: Job) -> Iterator[Measure]:
-    """Of each engine and modality: logits that are no numbers, or all alike; and KL from the first engine."""
+    """Of each engine and modality: logits that are no numbers, or all alike; KL from the first engine that has others."""
     prompts = _prompts(job)
     first: Answers = {}
     for engine, folder in job.engines():
         found = _answers(job, engine, folder, prompts)
+        faults = {modality: _fault(logits) for modality, logits in found.items()}
         for modality, logits in found.items():
-            fault = _fault(logits)
+            fault = faults[modality]
             yield job.measure("answers", "answers_wrong", bool(fault), None, engine.name, modality, fault)
-            if first and not fault:
+            if modality in first and not fault:
                 kl = float(metrics.kl_divergence(first[modality][:1], logits[:1])[0])
                 yield job.measure("answers", "engines_kl", kl, engine=engine.name, modality=modality)
-        first = first or found
+        first = first or {modality: logits for modality, logits in found.items() if not faults[modality]}
 
 
 def _prompts(job: Job) -> dict[str, ModelInputs]:
