@@ -25,7 +25,7 @@ Answers = Mapping[str, NDArray[np.float32]]  # logits [1 + STEPS, vocabulary], b
 
 
 def run(job: Job) -> Iterator[Measure]:
-    """Of each engine and modality: logits that are no numbers, or all alike; KL from the first engine that has others."""
+    """Of each engine and modality: logits that are no numbers or all alike; KL from the first engine of sound ones."""
     prompts = _prompts(job)
     first: Answers = {}
     for engine, folder in job.engines():
